@@ -1,0 +1,24 @@
+"""Does a vision model still compute the same thing there, how do you know, and how fast is it?"""
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/inputs.smk"
+include: "rules/weights.smk"
+include: "rules/outputs.smk"
+include: "rules/parity.smk"
+include: "rules/latency.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    input:
+        expand("results/{system}/weights.safetensors", system=SYSTEMS),
+        expand("results/{system}/inputs.npy", system=SYSTEMS),
+        expand("results/{system}/{run}/outputs.npy", system=SYSTEMS, run=RUNS),
+        expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
+        expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=MEASURED),
+        expand("results/tables/{system}.md", system=SYSTEMS),
+        "results/tables/summary.md",
+        "results/summary.json",

@@ -1,0 +1,107 @@
+"""From a name in the configuration to a network: timm, torchvision, or a file of one's own."""
+
+import difflib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from npu_parity.errors import ParityError
+from npu_parity.evidence import ROOT
+
+if TYPE_CHECKING:  # planning a run asks for file names only, and importing torch takes seconds
+    from torch import nn
+
+
+def build(architecture: str, arguments: dict[str, Any] | None = None) -> "nn.Module":
+    """Return the network in evaluation mode, float32, with its own initialisation.
+
+    Args:
+        architecture: ``timm:NAME``, ``torchvision:NAME`` or ``path/to/file.py:FUNCTION``; a
+            path is looked for in the working directory, then in this project.
+        arguments: keyword arguments of the builder, e.g. ``{"num_classes": 0}``.
+
+    Raises:
+        ParityError: unknown library, model, file, function or argument.
+
+    Seed the generator first (``torch.manual_seed``) where the initialisation matters.
+
+    """
+    from torch import nn
+
+    library, _, name = architecture.rpartition(":")
+    if library == "timm":
+        builder = _timm(name)
+    elif library == "torchvision":
+        builder = _torchvision(name)
+    else:
+        builder = _own(library, name)
+    try:
+        model = builder(**(arguments or {}))
+    except TypeError as error:
+        raise ParityError(f"architecture {architecture}: arguments {arguments}: {error}") from None
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise ParityError(f"architecture {architecture}: returned {kind}, expected nn.Module")
+    return model.float().eval()
+
+
+def parameters(model: "nn.Module") -> int:
+    """Return the number of parameters (buffers such as batch-norm statistics not counted)."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def own_file(architecture: str) -> Path | None:
+    """Return the file of an architecture of one's own; None for a library's model."""
+    library = architecture.rpartition(":")[0]
+    if library in ("timm", "torchvision"):
+        return None
+    return next((p for p in (Path(library), ROOT / library) if p.is_file()), Path(library))
+
+
+def require_timm(name: str) -> None:
+    """Raise ParityError, with the closest names, unless timm has a model `name`."""
+    import timm
+
+    if not timm.is_model(name):
+        raise _unknown("timm", name, timm.list_models(), "timm.list_models()")
+
+
+def _timm(name: str):
+    import timm
+
+    require_timm(name)
+    return lambda **arguments: timm.create_model(name, pretrained=False, **arguments)
+
+
+def _torchvision(name: str):
+    import torchvision
+
+    if name not in torchvision.models.list_models():
+        known = torchvision.models.list_models()
+        raise _unknown("torchvision", name, known, "torchvision.models.list_models()")
+    return lambda **arguments: torchvision.models.get_model(name, weights=None, **arguments)
+
+
+def _own(file: str, function: str):
+    path = own_file(f"{file}:{function}")
+    if path is None or not path.is_file():
+        raise ParityError(
+            f"architecture {file}:{function}: there is no file {file!r}; expected timm:NAME, "
+            "torchvision:NAME or path/to/file.py:FUNCTION"
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        kind = type(error).__name__
+        raise ParityError(f"architecture {file}: cannot be imported ({kind}: {error})") from error
+    if not callable(getattr(module, function, None)):
+        raise ParityError(f"architecture {file}: has no function {function!r}")
+    return getattr(module, function)
+
+
+def _unknown(library: str, name: str, known: list[str], listing: str) -> ParityError:
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else f"see {listing}"
+    return ParityError(f"architecture {library}:{name}: {library} has no model {name!r}; {hint}")

@@ -1,0 +1,128 @@
+"""The configuration: read, held against its schema, and told in one line what is wrong."""
+
+import copy
+import difflib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from npu_parity import devices
+from npu_parity.errors import ParityError
+from npu_parity.evidence import ROOT
+
+SCHEMA = ROOT / "config.schema.yaml"
+
+
+def load(path: str | Path = "config.yaml") -> dict[str, Any]:
+    """Return a configuration file with the schema's defaults filled in.
+
+    Raises:
+        ParityError: the file is missing, no YAML, or not as the schema and `check` want it.
+
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParityError(f"{path} is missing: run where config.yaml lies") from None
+    except yaml.YAMLError as error:
+        raise ParityError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    error = jsonschema.exceptions.best_match(
+        jsonschema.Draft202012Validator(schema).iter_errors(config)
+    )
+    if error:
+        raise ParityError(f"{path}: {explain(error)}")
+    fill(config, schema)
+    check(config, path)
+    return config
+
+
+def fill(value: Any, schema: dict[str, Any]) -> None:
+    """Set, in place, the defaults of every key that `value` lacks."""
+    if not isinstance(value, dict):
+        return
+    for key, rule in schema.get("properties", {}).items():
+        if "default" in rule:
+            value.setdefault(key, copy.deepcopy(rule["default"]))
+        fill(value.get(key), rule)
+    rest = schema.get("additionalProperties")
+    if isinstance(rest, dict):
+        for entry in value.values():
+            fill(entry, rest)
+
+
+def explain(error: jsonschema.ValidationError) -> str:
+    """Return one line: where in the configuration, what was found, what was expected."""
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
+    where = where.lstrip(".") or "the configuration"
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        key = next(k for k in error.instance if k not in known)
+        close = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+        return f"{where}: unknown key {key!r}; {hint}"
+    if error.validator == "required":
+        key = next(k for k in error.validator_value if k not in error.instance)
+        return f"{where}: the key {key!r} is missing"
+    expected = error.schema.get("description", error.message)
+    return f"{where}: found {error.instance!r}, expected {expected}"
+
+
+def check(config: dict[str, Any], path: str | Path) -> None:
+    """Raise ParityError for what a schema cannot express: names and files that must exist."""
+    if config["reference"] not in config["devices"]:
+        raise ParityError(
+            f"{path}: reference: found {config['reference']!r}, expected one of "
+            f"{', '.join(config['devices'])}"
+        )
+    reference = config["devices"][config["reference"]]
+    if set(reference["numerics"].values()) - {"fp32"}:
+        raise ParityError(
+            f"{path}: devices.{config['reference']}.numerics: the reference computes in fp32"
+        )
+    published = published_figures()
+    for name, system in config["models"].items():
+        if system.get("published", next(iter(published))) not in published:
+            raise ParityError(
+                f"{path}: models.{name}.published: found {system['published']!r}, "
+                f"expected one of {', '.join(published)}"
+            )
+        if "labels" in system:
+            find(system["labels"], f"{path}: models.{name}.labels")
+        if system["task"] == "digits" and not system["heads"]:
+            raise ParityError(f"{path}: models.{name}: task digits needs heads")
+
+
+def find(file: str, wanted_by: str) -> Path:
+    """Return a file that is named relative to the working directory, or to this project."""
+    for path in (Path(file), ROOT / file):
+        if path.exists():
+            return path
+    raise ParityError(f"{wanted_by}: there is no file {file!r}")
+
+
+def published_figures() -> dict[str, Any]:
+    """Return what the reports of real NPUs printed, by document name (data/published.yaml)."""
+    return yaml.safe_load((ROOT / "data" / "published.yaml").read_text(encoding="utf-8"))
+
+
+def runs(config: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Return the runs (device, measured or predicted) of every system, and devices left out.
+
+    The reference comes first. A device left out has a reason: it is to be measured where it is
+    present, and this machine lacks it.
+    """
+    planned, left_out = [(config["reference"], "measured")], {}
+    for name, settings in config["devices"].items():
+        if name == config["reference"]:
+            continue
+        reason = devices.missing(devices.Device(settings["backend"], settings["numerics"]))
+        if settings["measure"] == "auto" and reason:
+            left_out[name] = reason
+            continue
+        planned.append((name, "predicted"))
+        if settings["measure"] != "never":
+            planned.append((name, "measured"))
+    return planned, left_out

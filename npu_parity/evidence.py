@@ -1,0 +1,163 @@
+"""Files that prove where a number comes from: hashes, sidecars, versions.
+
+Every array and every weights file has a JSON sidecar with its SHA-256. Files appear whole or
+not at all: they are written under a temporary name and renamed.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npu_parity.errors import ParityError
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDED = ("torch", "torchvision", "torch-npu", "timm", "numpy", "pillow", "safetensors")
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal: what ``sha256sum`` prints."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(path: str | Path, writer: Callable[[Path], None]) -> None:
+    """Let `writer` make a file beside `path`, then rename it, so that no half file is left."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        writer(partial)
+        partial.chmod(0o644)  # safetensors writes 0600
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8."""
+    write(path, lambda partial: partial.write_text(text, encoding="utf-8") and None)
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write `data` as JSON, floats in full precision; NaN and Inf are refused (ValueError)."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; ParityError when it is missing or no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParityError(f"{path} is missing: run `snakemake --cores 4 {path}`") from None
+    except ValueError as error:
+        raise ParityError(f"{path} is not JSON ({error}): delete it and run again") from None
+
+
+def write_array(path: str | Path, array: np.ndarray) -> str:
+    """Write `array` as ``.npy`` and return the SHA-256 of the file."""
+
+    def save(partial: Path) -> None:
+        with open(partial, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+    write(path, save)
+    return sha256(path)
+
+
+def read_array(path: str | Path, expected: str | None = None) -> np.ndarray:
+    """Read an ``.npy`` file; ParityError when it is broken or not the file that `expected` names.
+
+    `expected` is the SHA-256 that the file's sidecar states.
+    """
+    if not Path(path).is_file():
+        raise ParityError(f"{path} is missing: run `snakemake --cores 4 {path}`")
+    if expected is not None:
+        verify(path, expected)
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ParityError(f"{path} is not an .npy array ({error}): delete it") from None
+
+
+def verify(path: str | Path, expected: str) -> None:
+    """Raise ParityError unless the file's SHA-256 is the one that its sidecar states."""
+    found = sha256(path)
+    if found != expected:
+        raise ParityError(
+            f"{path} has SHA-256 {found[:12]}… where its sidecar states {expected[:12]}…: "
+            "it was changed or damaged since; delete it and run again"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of every installed package that can change a number."""
+    found = {"python": platform.python_version()}
+    for name in RECORDED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def code_digest(script: str | Path) -> str:
+    """Return a hash of what `script` computes with: its own code and the versions of the rest.
+
+    Follows the script's imports through this package by content, and takes every other
+    distribution by version, so that a workflow can run again what a change of code or of an
+    installed package touches, and nothing else. File times play no part.
+    """
+    digest = hashlib.sha256()
+    files, packages = _closure(Path(script))
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    distributions = _distributions()
+    for name in sorted({d for p in packages for d in distributions.get(p, ())}):
+        digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+def _closure(script: Path) -> tuple[set[Path], set[str]]:
+    """Return this project's files that `script` reaches by import, and other top-level names."""
+    files: set[Path] = set()
+    packages: set[str] = set()
+    waiting = [script]
+    while waiting:
+        file = waiting.pop()
+        if file in files:
+            continue
+        files.add(file)
+        for name in _imports(file):
+            own = [ROOT / f"{name.replace('.', '/')}{end}" for end in (".py", "/__init__.py")]
+            waiting += [path for path in own if path.is_file()]
+            top = name.partition(".")[0]
+            if top != "npu_parity" and top not in sys.stdlib_module_names:
+                packages.add(top)
+    return files, packages
+
+
+def _imports(file: Path) -> set[str]:
+    """Return the dotted names that a Python file imports, at its top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names

@@ -1,0 +1,74 @@
+"""Run a network over its inputs, on a device or with the device's numerics emulated."""
+
+import contextlib
+
+import numpy as np
+import torch
+from torch import nn
+
+from npu_parity.devices import Device, configured, synchronize
+from npu_parity.errors import ParityError
+from npu_parity.numerics import Numerics, emulate
+
+
+def measure(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
+    """Return the outputs of `model` executed on `device`.
+
+    Args:
+        model: in evaluation mode; it is left on the device.
+        inputs: float32 (inputs, 3, H, W).
+        batch: how many inputs are computed at a time.
+
+    Returns:
+        float32 (inputs, columns); several output tensors are put side by side.
+
+    Raises:
+        ParityError: the device is not here, or the outputs are no tensor of one row an input.
+
+    """
+    with configured(device) as target:
+        outputs = _forward(model.to(target), inputs, target, batch)
+        synchronize(device.backend)
+    return outputs
+
+
+def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
+    """Return the outputs of `model` on the CPU in float32, with `device`'s numerics emulated.
+
+    Arguments, result and errors as of `measure`; nothing is executed on the device.
+    """
+    with configured(Device("cpu")) as target, emulate(Numerics.from_dict(device.numerics)):
+        return _forward(model.to(target), inputs, target, batch)
+
+
+RUNS = {"measured": measure, "predicted": predict}
+
+
+@contextlib.contextmanager
+def inference(model: nn.Module):
+    """Switch gradients off and refuse a model in training mode."""
+    if model.training:
+        raise ParityError(f"{type(model).__name__} is in training mode: call .eval() first")
+    with torch.no_grad():
+        yield
+
+
+def _forward(model: nn.Module, inputs: np.ndarray, target: torch.device, batch: int) -> np.ndarray:
+    rows = []
+    with inference(model):
+        for start in range(0, len(inputs), batch):
+            part = torch.from_numpy(inputs[start : start + batch]).to(target)
+            rows.append(_columns(model(part), len(part)).cpu().numpy())
+    return np.concatenate(rows)
+
+
+def _columns(result, rows: int) -> torch.Tensor:
+    """Return a model's result as one float32 tensor (rows, columns)."""
+    if isinstance(result, dict):
+        result = list(result.values())
+    if isinstance(result, list | tuple):
+        return torch.cat([_columns(part, rows) for part in result], dim=1)
+    if not torch.is_tensor(result) or len(result) != rows:
+        found = tuple(result.shape) if torch.is_tensor(result) else type(result).__name__
+        raise ParityError(f"outputs: found {found}, expected a tensor of {rows} rows")
+    return result.float().flatten(1)

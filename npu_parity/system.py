@@ -1,0 +1,107 @@
+"""A system on a device, ready for images: ``load("svhn").predict(["house.png"])``."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npu_parity import checkpoints, config, metrics
+from npu_parity.devices import Device
+from npu_parity.errors import ParityError
+from npu_parity.inputs import Preprocessing, read_image
+from npu_parity.outputs import measure
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a system says of one image.
+
+    Attributes:
+        image: the file.
+        outputs: float32 (columns,).
+        top5: (class name, probability) of a classifier; (column, value) of features.
+        answer: the digits of a multi-digit network, else None.
+        milliseconds: from the preprocessed image to outputs on the host, after a warm-up.
+    """
+
+    image: str
+    outputs: np.ndarray
+    top5: list[tuple[str, float]]
+    answer: str | None
+    milliseconds: float
+
+    def __str__(self) -> str:
+        """Return the answer, or the five best classes with their scores, and the time."""
+        head = f"{self.image}  ({self.milliseconds:.1f} ms)"
+        if self.answer is not None:
+            return f"{head}\n  digits: {self.answer or '(none)'}"
+        lines = [f"  {i}. {name:<40} {score:.6f}" for i, (name, score) in enumerate(self.top5, 1)]
+        return "\n".join([head, *lines])
+
+
+class LoadedSystem:
+    """A system's network, with its weights, on a device; made by `load`."""
+
+    def __init__(self, settings: dict[str, Any], folder: Path, device: Device):
+        self.settings, self.device = settings, device
+        self.model = checkpoints.load(folder)
+        self.preprocessing = Preprocessing(settings["architecture"], settings["preprocessing"])
+        labels = settings.get("labels")
+        self.labels = (
+            config.find(labels, "labels").read_text(encoding="utf-8").splitlines()
+            if labels
+            else None
+        )
+
+    def predict(self, images: list[str | Path]) -> list[Prediction]:
+        """Return what the system says of each image file.
+
+        Raises:
+            ParityError: an image is missing or unreadable, or the device is not here.
+        """
+        return [self._predict(Path(image)) for image in images]
+
+    def _predict(self, image: Path) -> Prediction:
+        array = self.preprocessing(read_image(image).data)[None]
+        measure(self.model, array, self.device)  # warm-up
+        start = time.perf_counter()
+        outputs = measure(self.model, array, self.device)
+        elapsed = 1000 * (time.perf_counter() - start)
+        answer = None
+        if self.settings["task"] == "digits":
+            answer = metrics.decode_digits(outputs, self.settings["heads"])[0]
+        scores = outputs[0]
+        if self.settings["task"] == "classification":
+            scores = metrics.softmax(outputs)[0]
+        best = metrics.top_k(scores, 5)
+        top5 = [(self.labels[i] if self.labels else str(i), float(scores[i])) for i in best]
+        return Prediction(str(image), outputs[0], top5, answer, elapsed)
+
+
+def load(
+    system: str, device: str = "cpu", configuration: str | Path = "config.yaml"
+) -> LoadedSystem:
+    """Return a system of the configuration with its weights from ``results/``, on a device.
+
+    Args:
+        system: a name among the configuration's models.
+        device: a name among the configuration's devices.
+        configuration: the file; results lie beside it.
+
+    Raises:
+        ParityError: unknown system or device, or weights that are not there yet.
+    """
+    settings = config.load(configuration)
+    for kind, name, known in (
+        ("system", system, settings["models"]),
+        ("device", device, settings["devices"]),
+    ):
+        if name not in known:
+            raise ParityError(f"{configuration}: no {kind} {name!r}, expected {', '.join(known)}")
+    chosen = settings["devices"][device]
+    folder = Path(configuration).parent / "results" / system
+    return LoadedSystem(
+        settings["models"][system], folder, Device(chosen["backend"], chosen["numerics"])
+    )

@@ -1,0 +1,34 @@
+"""Latency: how long a forward pass takes, each job alone on the machine.
+
+in: weights, inputs   out: latency.json with every sample
+"""
+
+
+rule latency:
+    input:
+        own_architecture,
+        weights="results/{system}/weights.safetensors",
+        provenance="results/{system}/weights.json",
+        inputs="results/{system}/inputs.npy",
+        names="results/{system}/inputs.json",
+    output:
+        "results/{system}/{device}/measured/latency.json",
+    params:
+        folder=subpath(input.weights, parent=True),
+        backend=of_device("backend"),
+        numerics=of_device("numerics"),
+        batch_sizes=config["latency"]["batch_sizes"],
+        warmup=config["latency"]["warmup"],
+        samples=config["latency"]["samples"],
+        batch_samples=config["latency"]["batch_samples"],
+        code=code("latency"),
+    log:
+        "logs/{system}/{device}/measured/latency.log",
+    threads: workflow.cores
+    conda:
+        "../envs/cpu.yaml"
+    shell:
+        "python {SCRIPTS}/latency.py {params.batch_sizes} --weights-folder {params.folder:q} "
+        "--inputs {input.inputs:q} --backend {params.backend} --numerics {params.numerics:q} "
+        "--warmup {params.warmup} --samples {params.samples} "
+        "--batch-samples {params.batch_samples} --threads {threads} --output {output:q} 2> {log:q}"

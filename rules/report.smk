@@ -1,0 +1,63 @@
+"""Report: tables of each system, and one summary over all.
+
+in: sidecars, metrics.json and latency.json   out: tables/*.md, summary.json
+
+Parameters carry only what a table shows, so that a table is written again when that changes.
+"""
+
+SHOWN = ("compared", "labels", "published", "tables", "task")
+
+
+def shown(system: str) -> dict:
+    settings = config["models"][system]
+    return {key: settings[key] for key in SHOWN if key in settings}
+
+
+rule table:
+    input:
+        "results/{system}/weights.json",
+        "results/{system}/inputs.json",
+        expand("results/{{system}}/{run}/run.json", run=RUNS),
+        expand("results/{{system}}/{run}/metrics.json", run=COMPARED),
+        expand("results/{{system}}/{run}/latency.json", run=MEASURED),
+    output:
+        "results/tables/{system}.md",
+    params:
+        runs=RUNS,
+        folder=subpath(input[0], parent=True),
+        system=lambda wildcards: json.dumps(shown(wildcards.system)),
+        published=evidence.sha256(f"{workflow.basedir}/data/published.yaml"),
+        code=code("table"),
+    log:
+        "logs/{system}/table.log",
+    conda:
+        "../envs/cpu.yaml"
+    shell:
+        "python {SCRIPTS}/table.py {params.runs} --folder {params.folder:q} "
+        "--system {params.system:q} --output {output:q} 2> {log:q}"
+
+
+rule summary:
+    input:
+        expand("results/{system}/weights.json", system=SYSTEMS),
+        expand("results/{system}/inputs.json", system=SYSTEMS),
+        expand("results/{system}/{run}/run.json", system=SYSTEMS, run=RUNS),
+        expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
+        expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=MEASURED),
+    output:
+        "results/summary.json",
+        "results/tables/summary.md",
+    params:
+        runs=RUNS,
+        folder=subpath(output[0], parent=True),
+        systems=json.dumps({system: shown(system) for system in SYSTEMS}),
+        left_out=json.dumps(LEFT_OUT),
+        published=evidence.sha256(f"{workflow.basedir}/data/published.yaml"),
+        code=code("summary"),
+    log:
+        "logs/summary.log",
+    conda:
+        "../envs/cpu.yaml"
+    shell:
+        "python {SCRIPTS}/summary.py {params.runs} --folder {params.folder:q} "
+        "--systems {params.systems:q} --left-out {params.left_out:q} 2> {log:q}"

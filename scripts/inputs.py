@@ -1,0 +1,37 @@
+"""Preprocess a system's inputs: inputs.npy and its sidecar inputs.json."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from npu_parity import cli, evidence
+from npu_parity.inputs import Preprocessing, collect
+
+
+def main(
+    sources: Annotated[list[str], typer.Argument(help="e.g. skimage:chelsea, random:100, cat.jpg")],
+    architecture: Annotated[str, typer.Option(help="whose preprocessing: timm:NAME has its own")],
+    output: Annotated[Path, typer.Option(help="the .npy file; the sidecar lies beside it")],
+    preprocessing: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+) -> None:
+    """Write the preprocessed SOURCES as one float32 array (inputs, 3, H, W)."""
+    transform = Preprocessing(architecture, preprocessing)
+    inputs = list(collect(sources, transform.shape))
+    digest = evidence.write_array(output, np.stack([transform(i.data) for i in inputs]))
+    evidence.write_json(
+        output.with_suffix(".json"),
+        {
+            "names": [i.name for i in inputs],
+            "images": [{"name": i.name, "source": i.source, "sha256": i.sha256} for i in inputs],
+            "preprocessing": transform.settings,
+            "shape": [len(inputs), *transform.shape],
+            "sha256": digest,
+            "versions": evidence.versions(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

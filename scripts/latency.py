@@ -1,0 +1,55 @@
+"""Time a system's forward pass on a device: latency.json, every sample kept."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from npu_parity import checkpoints, cli, devices, evidence
+from npu_parity.latency import time_forward
+
+
+def main(
+    weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
+    inputs: Annotated[Path, typer.Option(help="inputs.npy; the first input is timed")],
+    output: Annotated[Path, typer.Option(help="latency.json")],
+    batch_sizes: Annotated[list[int], typer.Argument(help="e.g. 1 4 8 16")],
+    backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
+    numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    warmup: Annotated[int, typer.Option(help="passes not counted, each batch size")] = 3,
+    samples: Annotated[int, typer.Option(help="counted passes of a batch of one")] = 100,
+    batch_samples: Annotated[int, typer.Option(help="counted passes of a larger batch")] = 10,
+    threads: Annotated[int, typer.Option(help="of the CPU; at most the CPUs there are")] = 1,
+) -> None:
+    """Write timings in milliseconds and throughput in images a second, by batch size."""
+    device = devices.Device(backend, numerics)
+    array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
+    used = devices.use_threads(threads)
+    timings = time_forward(
+        checkpoints.load(weights_folder),
+        array[:1],
+        device,
+        batch_sizes,
+        warmup,
+        samples,
+        batch_samples,
+    )
+    evidence.write_json(
+        output,
+        {
+            "unit": "ms",
+            "backend": backend,
+            "numerics": numerics,
+            "executed_on": {"backend": backend, **devices.describe(backend)},
+            "threads": used,
+            "cpus": devices.cpus(),
+            "warmup": warmup,
+            "batch_sizes": timings,
+            "weights_sha256": evidence.sha256(weights_folder / "weights.safetensors"),
+            "versions": evidence.versions(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

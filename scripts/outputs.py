@@ -1,0 +1,51 @@
+"""Run a system on a device, or predict the device: outputs.npy and its sidecar run.json."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from npu_parity import checkpoints, cli, devices, evidence, outputs
+from npu_parity.numerics import Numerics
+
+
+def main(
+    weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
+    inputs: Annotated[Path, typer.Option(help="inputs.npy, its sidecar beside it")],
+    output: Annotated[Path, typer.Option(help="outputs.npy; run.json lies beside it")],
+    run: Annotated[str, typer.Option(help="measured or predicted")] = "measured",
+    backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
+    numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    batch: Annotated[int, typer.Option(help="inputs computed at a time")] = 1,
+    threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
+) -> None:
+    """Write the network's outputs as one float32 array (inputs, columns)."""
+    device = devices.Device(backend, numerics)
+    array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
+    used = devices.use_threads(threads)
+    model = checkpoints.load(weights_folder)
+    result = outputs.RUNS[run](model, array, device, batch)
+    executed_on = backend if run == "measured" else "cpu"
+    digest = evidence.write_array(output, result)
+    evidence.write_json(
+        output.with_name("run.json"),
+        {
+            "run": run,
+            "backend": backend,
+            "numerics": Numerics.from_dict(numerics).to_dict(),
+            "executed_on": {"backend": executed_on, **devices.describe(executed_on)},
+            "shape": list(result.shape),
+            "batch": batch,
+            "threads": used,
+            "sha256": {
+                "weights": evidence.sha256(weights_folder / "weights.safetensors"),
+                "inputs": evidence.sha256(inputs),
+                "outputs": digest,
+            },
+            "versions": evidence.versions(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

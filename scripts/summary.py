@@ -1,0 +1,25 @@
+"""Write the summary over all systems and devices: summary.json and tables/summary.md."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from npu_parity import cli, evidence, results, tables
+
+
+def main(
+    runs: Annotated[list[str], typer.Argument(help="the reference first, e.g. cpu/measured")],
+    folder: Annotated[Path, typer.Option(help="results")],
+    systems: Annotated[dict, typer.Option(parser=cli.mapping, help="name: configuration")],
+    left_out: Annotated[dict, typer.Option(parser=cli.mapping, help="device: reason")] = "{}",
+) -> None:
+    """Write every figure in full precision as JSON, and rounded as a Markdown table."""
+    described = [results.describe(folder / name, runs, s) for name, s in systems.items()]
+    rows = tables.summary_rows(described)
+    evidence.write_json(folder / "summary.json", {"left_out": left_out, "rows": rows})
+    evidence.write_text(folder / "tables" / "summary.md", tables.summary(rows, left_out))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,47 @@
+"""Fetch or seed a system's weights: weights.safetensors and its provenance, weights.json."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from safetensors.torch import save_file
+
+from npu_parity import architectures, cli, evidence
+from npu_parity.weights import Wanted, obtain
+
+
+def main(
+    sources: Annotated[list[str], typer.Argument(help="tried in order, e.g. seed:42")],
+    architecture: Annotated[str, typer.Option(help="e.g. timm:efficientnet_b0")],
+    output: Annotated[Path, typer.Option(help="the .safetensors file; the sidecar lies beside")],
+    arguments: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    preprocessing: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    seeded: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    tensors: str = "by_name",
+    calibrate: bool = True,
+    hubs: Annotated[Path | None, typer.Option(help="which hubs answer, from hubs.py")] = None,
+) -> None:
+    """Try SOURCES in order and keep the first that is there as one safetensors file."""
+    torch.set_num_threads(1)  # calibrated statistics shall not depend on the number of cores
+    wanted = Wanted(architecture, arguments, sources, seeded, tensors, calibrate, preprocessing)
+    unreachable = evidence.read_json(hubs)["unreachable"] if hubs else {}
+    state, provenance = obtain(wanted, unreachable)
+    model = architectures.build(architecture, arguments)
+    evidence.write(output, lambda partial: save_file(state, partial))
+    evidence.write_json(
+        output.with_suffix(".json"),
+        {
+            "architecture": architecture,
+            "arguments": arguments,
+            **provenance,
+            "parameters": architectures.parameters(model),
+            "tensors": len(state),
+            "sha256": evidence.sha256(output),
+            "versions": evidence.versions(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,314 @@
+"""The real clients of both hubs, against a local server that speaks their protocols."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+
+import pytest
+from hub_server import NOWHERE, HubServer, hub_env, process
+
+from npu_parity import hubs
+from npu_parity.errors import ParityError
+
+OLD, NEW = bytes(range(256)) * 8, bytes(reversed(range(256))) * 8
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def weights_in(folder):
+    """Whole files that a client left: a client's locks, marks and partial files are smaller."""
+    return [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size >= len(OLD)]
+
+
+@pytest.fixture(scope="module")
+def running():
+    with HubServer() as server, process(server.env()) as clients:
+        yield server, clients
+
+
+@pytest.fixture
+def server(running):
+    server, _ = running
+    yield server
+    server.fail(None)
+
+
+@pytest.fixture(params=hubs.HUBS)
+def hub(request):
+    return request.param
+
+
+@pytest.fixture
+def repo(request, hub, server):
+    """A repository of this test's own, with one file."""
+    repo = f"owner/{hub}.{request.node.originalname}"
+    server.add(repo, "m.pth", OLD)
+    server.requests.clear()
+    return repo
+
+
+@pytest.fixture
+def fetch(hub, running, tmp_path):
+    """``hubs.fetch`` with the real client, into this test's own cache."""
+
+    def fetch(*args, **kwargs):
+        kwargs.setdefault("cache_dir", tmp_path)
+        return running[1].submit(hubs.fetch, hub, *args, **kwargs).result(timeout=30)
+
+    return fetch
+
+
+@pytest.fixture
+def refusal(hub, fetch):
+    """The text of the error that a fetch ends in; one line that names hub, repository and file."""
+
+    def refusal(repo, file, **kwargs):
+        with pytest.raises(ParityError) as error:
+            fetch(repo, file, **kwargs)
+        text = str(error.value)
+        assert text.startswith(f"{hub}:{repo} {file}") and len(text.splitlines()) == 1
+        return text
+
+    return refusal
+
+
+@pytest.fixture
+def reachable(hub, running):
+    """What ``hubs.reachable`` says in the running client or one of its own, and how soon."""
+
+    def reachable(env=None, timeout=3.0):
+        with process(env) if env else nullcontext(running[1]) as pool:
+            pool.submit(hubs._client, hub).result(30)  # the import does not count
+            start = time.perf_counter()
+            reason = pool.submit(hubs.reachable, hub, timeout).result(30)
+            return reason, time.perf_counter() - start
+
+    return reachable
+
+
+def test_import_loads_no_client():
+    code = "import sys, npu_parity.hubs; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "npu_parity.hubs" in loaded.split()
+    assert not {"torch", "huggingface_hub", "modelscope_hub", "requests"} & set(loaded.split())
+
+
+def test_fetched_file_is_described(hub, server, repo, fetch, tmp_path):
+    commit = server.add(repo, "deep/m.pth", NEW)
+    got = fetch(repo, "deep/m.pth")
+    assert got == hubs.HubFile(hub, repo, commit, "deep/m.pth", got.path, sha256(NEW))
+    assert got.path.is_relative_to(tmp_path) and got.path.read_bytes() == NEW
+
+
+def test_default_cache_is_the_clients_own(server, repo, fetch):
+    assert fetch(repo, "m.pth", cache_dir=None).path.is_relative_to(server.folder)
+
+
+def test_revision(server, repo, fetch, refusal):
+    tagged = server.add(repo, "m.pth", NEW, revision="v1")
+    assert fetch(repo, "m.pth").sha256 == sha256(OLD)
+    for revision in ("v1", tagged):
+        got = fetch(repo, "m.pth", revision=revision)
+        assert (got.sha256, got.revision) == (sha256(NEW), tagged)
+    assert "at v2: " in refusal(repo, "m.pth", revision="v2")
+
+
+def test_branch_that_moved_is_noticed(server, repo, fetch):
+    first = fetch(repo, "m.pth")
+    commit = server.add(repo, "m.pth", NEW)  # of the same size
+    got = fetch(repo, "m.pth")
+    assert first.revision != got.revision == commit
+    assert got.path.read_bytes() == NEW
+
+
+def test_pattern_takes_the_last_in_natural_order(server, repo, fetch):
+    for name in ("model-9900.pth", "model-122000.pth", "model-99000.pth", "model-5.txt"):
+        server.add(repo, name, name.encode())
+    server.add(repo, "model-200000/a.pth", b"in another folder")
+    assert fetch(repo, "model-*.pth").file == "model-122000.pth"
+    assert fetch(repo, "*/a.pth").file == "model-200000/a.pth"
+
+
+def test_no_match_lists_what_is_there(server, repo, refusal):
+    for i in range(12):
+        server.add(repo, f"n{i}.pth", b"x")
+    server.add(repo, "z/n.pth", b"x")  # ModelScope lists the folder as well
+    for name in ("model-*.pth", "M.pth"):
+        assert refusal(repo, name).endswith(
+            "has m.pth, n0.pth, n1.pth, n2.pth, n3.pth, n4.pth, n5.pth, n6.pth and 6 more"
+        )
+
+
+def test_pin(server, repo, fetch, refusal):
+    text = refusal(repo, "m.pth", sha256=sha256(NEW))
+    assert sha256(OLD) in text and sha256(NEW) in text
+    assert not server.downloads  # told before anything is downloaded
+    assert fetch(repo, "m.pth", sha256=sha256(OLD).upper()).sha256 == sha256(OLD)
+
+
+def test_unannounced_sha256_needs_a_pin(server, repo, fetch, refusal):
+    server.add(repo, "bare.pth", NEW, announced=False)
+    assert f"states no sha256; pin the one of the downloaded bytes, {sha256(NEW)}" in (
+        refusal(repo, "bare.pth")
+    )
+    assert sha256(NEW) in refusal(repo, "bare.pth", sha256=sha256(OLD))
+    assert fetch(repo, "bare.pth", sha256=sha256(NEW)).sha256 == sha256(NEW)
+
+
+def test_cache_is_used_but_not_believed(server, repo, fetch):
+    first = fetch(repo, "m.pth")
+    assert fetch(repo, "m.pth") == first
+    assert len(server.downloads) == 1
+    first.path.write_bytes(NEW)  # of the same size
+    assert fetch(repo, "m.pth") == first
+    assert len(server.downloads) == 2
+    assert first.path.read_bytes() == OLD
+
+
+def test_corrupt_bytes_are_refused_and_removed(server, repo, fetch, refusal, tmp_path):
+    server.fail("corrupt")
+    text = refusal(repo, "m.pth")
+    assert sha256(OLD) in text and sha256(bytes([OLD[0] ^ 1]) + OLD[1:]) in text
+    assert not weights_in(tmp_path)
+    server.fail(None)
+    assert fetch(repo, "m.pth").path.read_bytes() == OLD
+
+
+def test_connection_lost_once_is_survived(server, repo, fetch):
+    server.fail("truncate", times=1)
+    assert fetch(repo, "m.pth").path.read_bytes() == OLD
+    assert len(server.downloads) == 2
+
+
+def test_connection_lost_for_good(server, repo, fetch, refusal, tmp_path):
+    server.fail("truncate")
+    assert "connection lost" in refusal(repo, "m.pth")
+    assert not weights_in(tmp_path)
+    server.fail(None)
+    assert fetch(repo, "m.pth").path.read_bytes() == OLD
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (401, "HTTP 401, the stand-in was told to; check the name, or log in"),
+        (403, "HTTP 403, the stand-in was told to; access denied"),
+        (404, "HTTP 404, the stand-in was told to; check repository"),
+        (503, "HTTP 503, the stand-in was told to"),
+        ("drop", "connection lost"),
+        ("hang", "no answer in time"),
+    ],
+)
+def test_failures_are_told_in_one_line(server, repo, refusal, fault, words):
+    server.fail(fault)
+    start = time.perf_counter()
+    assert words in refusal(repo, "m.pth")
+    assert time.perf_counter() - start < 6
+
+
+def test_missing_repository(server, refusal):
+    assert "HTTP 404" in refusal("owner/missing", "m.pth")
+
+
+@pytest.mark.parametrize(
+    "unsafe",
+    ["../m.pth", "a/../../m.pth", "/etc/m.pth", "a\\m.pth", "C:m.pth", "~/m.pth", "", "a\nb"],
+)
+def test_unsafe_names_never_reach_the_hub(hub, running, server, unsafe):
+    server.requests.clear()
+    for names in ((unsafe, "m.pth"), ("owner/name", unsafe), ("owner/name", "m.pth", unsafe)):
+        if names[-1]:  # an empty revision is none
+            error = running[1].submit(hubs.fetch, hub, *names).exception(30)
+            assert isinstance(error, ParityError)
+            assert repr(unsafe) in str(error) and "\n" not in str(error)
+    assert not server.requests
+
+
+def test_unsafe_name_from_the_hub(server, repo, refusal, tmp_path):
+    server.add(repo, "../evil.pth", NEW)
+    assert "'../evil.pth'" in refusal(repo, "*/evil.pth")
+    assert not server.downloads and not list(tmp_path.parent.glob("**/evil.pth"))
+
+
+def test_unknown_hub():
+    for call in (lambda: hubs.reachable("github"), lambda: hubs.fetch("github", "a/b", "c")):
+        with pytest.raises(
+            ParityError, match="'github' is unknown: expected one of modelscope, hug"
+        ):
+            call()
+
+
+def test_log_stays_clean(hub, server, repo, tmp_path):
+    code = "import sys; from npu_parity import hubs; print(hubs.fetch(*sys.argv[1:]).sha256)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, hub, repo, "m.pth"],
+        env=os.environ | hub_env(server.url, tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout.strip(), done.stderr) == (sha256(OLD), "")
+
+
+def test_fetch_gives_up_soon_without_settings(hub, tmp_path):
+    env = hub_env(NOWHERE, tmp_path, hub)
+    env = {k: v for k, v in env.items() if "TIMEOUT" not in k and "ATTEMPTS" not in k}
+    with process(env) as pool:
+        start = time.perf_counter()
+        error = pool.submit(hubs.fetch, hub, "owner/name", "m.pth").exception(30)
+    assert str(error) == f"{hub}:owner/name m.pth: connection refused"
+    assert time.perf_counter() - start < 6
+
+
+def test_reachable(server, reachable):
+    reason, _ = reachable()
+    assert reason is None and server.requests
+
+
+@pytest.mark.parametrize("fault", ["hang", "slow"])
+def test_hanging_hub_is_decided_within_the_timeout(server, reachable, fault):
+    server.fail(fault)
+    reason, seconds = reachable(timeout=0.5)
+    assert reason == f"{server.url}: no answer within 0.5 s"
+    assert seconds < 1.2
+
+
+def test_hub_in_trouble_is_not_reachable(server, reachable):
+    server.fail(503)
+    assert reachable()[0] == f"{server.url}: HTTP 503"
+
+
+def test_nobody_listens(reachable, tmp_path):
+    reason, seconds = reachable(hub_env(NOWHERE, tmp_path))
+    assert reason == f"{NOWHERE}: connection refused"
+    assert seconds < 2
+
+
+def test_unknown_host(reachable, tmp_path):
+    reason, seconds = reachable(hub_env("http://hub.invalid", tmp_path), timeout=1)
+    assert reason in {
+        f"http://hub.invalid: {why}" for why in ("name not resolved", "no answer within 1 s")
+    }
+    assert seconds < 2
+
+
+def test_proxy_is_used(server, reachable, tmp_path):
+    server.requests.clear()
+    proxied = {"HTTP_PROXY": server.url, "http_proxy": server.url}
+    assert reachable(hub_env("http://hub.invalid", tmp_path) | proxied)[0] is None
+    assert [r.host for r in server.requests] == ["hub.invalid"]
+    server.fail(407)
+    assert reachable(hub_env("http://hub.invalid", tmp_path) | proxied)[0].endswith(": HTTP 407")
+
+
+def test_offline_mode(server):
+    server.requests.clear()
+    with process(server.env() | {"HF_HUB_OFFLINE": "1"}) as pool:
+        assert "offline mode is set" in pool.submit(hubs.reachable, "huggingface").result(30)
+        error = pool.submit(hubs.fetch, "huggingface", "owner/name", "m.pth").exception(30)
+    assert isinstance(error, ParityError) and "offline mode is set" in str(error)
+    assert not server.requests
