@@ -1,5 +1,6 @@
 """Does a vision model still compute the same thing there, how do you know, and how fast is it?"""
 
+
 configfile: "config.yaml"
 
 
@@ -22,3 +23,7 @@ rule all:
         expand("results/tables/{system}.md", system=SYSTEMS),
         "results/tables/summary.md",
         "results/summary.json",
+
+
+onsuccess:
+    finish()

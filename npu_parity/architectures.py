@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,10 @@ def build(architecture: str, arguments: dict[str, Any] | None = None) -> "nn.Mod
         builder = _own(library, name)
     try:
         model = builder(**(arguments or {}))
-    except TypeError as error:
-        raise ParityError(f"architecture {architecture}: arguments {arguments}: {error}") from None
+    except Exception as error:  # libraries raise many kinds for an argument they cannot use
+        raise ParityError(
+            f"architecture {architecture}: arguments {arguments}: {_reason(error)}"
+        ) from error
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise ParityError(f"architecture {architecture}: returned {kind}, expected nn.Module")
@@ -84,21 +87,25 @@ def _torchvision(name: str):
 
 def _own(file: str, function: str):
     path = own_file(f"{file}:{function}")
-    if path is None or not path.is_file():
+    if path is None or not path.is_file() or path.suffix != ".py":
         raise ParityError(
-            f"architecture {file}:{function}: there is no file {file!r}; expected timm:NAME, "
-            "torchvision:NAME or path/to/file.py:FUNCTION"
+            f"architecture {file}:{function}: there is no Python file {file!r}; expected "
+            "timm:NAME, torchvision:NAME or path/to/file.py:FUNCTION"
         )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"architecture_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        kind = type(error).__name__
-        raise ParityError(f"architecture {file}: cannot be imported ({kind}: {error})") from error
+        raise ParityError(f"architecture {file}: cannot be imported ({_reason(error)})") from error
     if not callable(getattr(module, function, None)):
         raise ParityError(f"architecture {file}: has no function {function!r}")
     return getattr(module, function)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _unknown(library: str, name: str, known: list[str], listing: str) -> ParityError:

@@ -1,5 +1,6 @@
 """Checkpoints: read safely, fitted to a network tensor by tensor, or not at all."""
 
+import pickle
 from pathlib import Path
 
 import torch
@@ -47,7 +48,9 @@ def read_file(path: Path) -> State:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise many kinds for a damaged file
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to trust it
+            reason = "damaged, or its pickle holds more than tensors"
         raise ParityError(
             f"weights {path}: cannot be read ({reason}); expected a whole .safetensors file or "
             "PyTorch checkpoint: fetch it again"
@@ -89,5 +92,9 @@ def fit(state: State, model: nn.Module, origin: str, in_order: bool = False) -> 
             raise ParityError(
                 f"weights {origin}: tensor {name!r} has shape {tuple(tensor.shape)}, "
                 f"expected {tuple(expected[name].shape)}"
+            )
+        if expected[name].is_floating_point() and not tensor.is_floating_point():
+            raise ParityError(
+                f"weights {origin}: tensor {name!r} is {tensor.dtype}, expected floating point"
             )
     return {name: state[name].to(expected[name].dtype).contiguous() for name in expected}

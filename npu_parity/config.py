@@ -9,8 +9,10 @@ import jsonschema
 import yaml
 
 from npu_parity import devices
+from npu_parity.architectures import own_file
 from npu_parity.errors import ParityError
 from npu_parity.evidence import ROOT
+from npu_parity.hubs import HUBS
 
 SCHEMA = ROOT / "config.schema.yaml"
 
@@ -23,7 +25,7 @@ def load(path: str | Path = "config.yaml") -> dict[str, Any]:
 
     """
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        config = yaml.safe_load(Path(path).read_bytes())
     except FileNotFoundError:
         raise ParityError(f"{path} is missing: run where config.yaml lies") from None
     except yaml.YAMLError as error:
@@ -95,10 +97,28 @@ def check(config: dict[str, Any], path: str | Path) -> None:
             raise ParityError(f"{path}: models.{name}: task digits needs heads")
 
 
+def hubs_of(*systems: dict[str, Any]) -> list[str]:
+    """Return the hubs that sources of these systems' weights name."""
+    sources = [source for system in systems for source in system["weights"]]
+    return [hub for hub in HUBS if any(source.startswith(f"{hub}:") for source in sources)]
+
+
+def network_files(system: dict[str, Any]) -> list[str]:
+    """Return the user's own file that builds the network, if it is one."""
+    file = own_file(system["architecture"])
+    return [str(file)] if file else []
+
+
+def weight_files(system: dict[str, Any]) -> list[str]:
+    """Return the user's own files that weights are made from."""
+    paths = [s.removeprefix("path:") for s in system["weights"] if s.startswith("path:")]
+    return [path.partition("#")[0] for path in paths] + network_files(system)
+
+
 def find(file: str, wanted_by: str) -> Path:
     """Return a file that is named relative to the working directory, or to this project."""
     for path in (Path(file), ROOT / file):
-        if path.exists():
+        if path.is_file():
             return path
     raise ParityError(f"{wanted_by}: there is no file {file!r}")
 

@@ -42,8 +42,11 @@ def missing(device: Device) -> str | None:
     Looks at the operating system only, so that planning a run does not import torch.
     """
     if device.backend == "cpu":
-        if device.numerics.get("conv", "fp32") == "fp32":
+        conv = device.numerics.get("conv", "fp32")
+        if conv == "fp32":
             return None
+        if conv != "bf16":
+            return f"no CPU computes convolutions in {conv}"
         if BF16_UNITS not in _cpu_flags():
             return "this CPU has no bf16 matrix units (amx_bf16)"
         if _torch_version() < (2, 9):
@@ -52,6 +55,8 @@ def missing(device: Device) -> str | None:
     if device.backend == "mps":
         found = (sys.platform, platform.machine()) == ("darwin", "arm64")
         return None if found else "this is no Mac with Apple silicon"
+    if device.backend not in NODES:
+        return f"there is no backend {device.backend}"
     if not glob.glob(NODES[device.backend]):
         return f"this machine has no {NODES[device.backend]}"
     return None
@@ -75,6 +80,8 @@ def torch_device(backend: str) -> "torch.device":
             f"device {backend}: torch cannot load its backend ({reason}); source CANN's "
             "set_env.sh, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU"
         ) from None
+    if backend not in ("cpu", *HINTS):
+        raise ParityError(f"device {backend}: expected one of cpu, {', '.join(HINTS)}")
     module = getattr(torch, backend, None)
     if backend != "cpu" and (module is None or not module.is_available()):
         raise ParityError(f"device {backend}: torch finds none on this machine; {HINTS[backend]}")
@@ -174,7 +181,12 @@ def _switches(device: Device) -> list[tuple[Any, str, Any]]:
 
 
 def _mkldnn(format_name: str) -> str:
-    return "ieee" if format_name == "fp32" else format_name
+    names = {"fp32": "ieee", "bf16": "bf16"}
+    if format_name not in names:
+        raise ParityError(
+            f"device cpu: found numerics {format_name}, expected one of {', '.join(names)}"
+        )
+    return names[format_name]
 
 
 def _cpu_flags() -> set[str]:

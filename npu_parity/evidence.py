@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+import tokenize
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -85,8 +86,9 @@ def read_array(path: str | Path, expected: str | None = None) -> np.ndarray:
     if expected is not None:
         verify(path, expected)
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, tokenize.TokenError) as error:
         raise ParityError(f"{path} is not an .npy array ({error}): delete it") from None
 
 
@@ -120,8 +122,8 @@ def code_digest(script: str | Path) -> str:
     """
     digest = hashlib.sha256()
     files, packages = _closure(Path(script))
-    for file in sorted(files):
-        digest.update(file.read_bytes())
+    for code in sorted(file.read_bytes() for file in files):  # by content: paths play no part
+        digest.update(code)
     distributions = _distributions()
     for name in sorted({d for p in packages for d in distributions.get(p, ())}):
         digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())

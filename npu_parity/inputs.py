@@ -86,6 +86,8 @@ class Preprocessing:
         """Return a float32 array (3, H, W); an array passes through, its shape checked."""
         if isinstance(data, Image.Image):
             return self._transform(data).numpy()
+        if data.shape != self.shape:
+            raise ParityError(f"input: found shape {data.shape}, expected {self.shape}")
         return data.astype(np.float32, copy=False)
 
 
@@ -121,6 +123,8 @@ def read_image(path: Path, source: str | None = None) -> Input:
     try:
         content = path.read_bytes()
         with Image.open(path) as image:
+            if image.mode[0] in "IF":  # Pillow would clip them to white
+                raise ValueError(f"{image.mode}: more than 8 bits a channel")
             data = image.convert("RGB")
     except FileNotFoundError:
         raise ParityError(f"input {path}: there is no such file") from None

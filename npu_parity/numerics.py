@@ -292,8 +292,7 @@ class Emulation(TorchDispatchMode):
     def _like(self, x: Tensor, i: int) -> Tensor:
         """Memory for the i-th operand, used again and again: new pages cost more than rounding."""
         if i not in self._memory or self._memory[i].numel() < x.numel():
-            with torch.inference_mode(False):  # an inference tensor cannot be written to later
-                self._memory[i] = torch.empty(x.numel(), device=x.device)
+            self._memory[i] = torch.empty(x.numel(), device=x.device)
         layout = torch.empty_like(x, device="meta")
         return self._memory[i].as_strided(layout.shape, layout.stride())
 

@@ -66,9 +66,9 @@ def _columns(result, rows: int) -> torch.Tensor:
     """Return a model's result as one float32 tensor (rows, columns)."""
     if isinstance(result, dict):
         result = list(result.values())
-    if isinstance(result, list | tuple):
+    if isinstance(result, list | tuple) and result:
         return torch.cat([_columns(part, rows) for part in result], dim=1)
-    if not torch.is_tensor(result) or len(result) != rows:
+    if not torch.is_tensor(result) or result.shape[:1] != (rows,):
         found = tuple(result.shape) if torch.is_tensor(result) else type(result).__name__
         raise ParityError(f"outputs: found {found}, expected a tensor of {rows} rows")
-    return result.float().flatten(1)
+    return result.float()[:, None].flatten(1)

@@ -4,7 +4,11 @@ import re
 
 from npu_parity.errors import ParityError
 
-MARKER = re.compile(r"(<!-- from (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+OPENING = re.compile(r"^<!-- from (?P<file>\S+) -->$", re.MULTILINE)
+MARKER = re.compile(
+    r"^(<!-- from (?P<file>\S+) -->\n)(?:(?!^<!-- from ).)*?^(<!-- end -->)$",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 def markers(text: str) -> list[str]:
@@ -15,9 +19,13 @@ def markers(text: str) -> list[str]:
 def splice(text: str, contents: dict[str, str]) -> str:
     """Return `text` with every ``<!-- from FILE --> … <!-- end -->`` holding that file's content.
 
-    Doing it again changes nothing. Raises ParityError where a marker names a file that
-    `contents` lacks.
+    Doing it again changes nothing. Raises ParityError where a marker is not closed, or names a
+    file that `contents` lacks.
     """
+    closed = {match.start() for match in MARKER.finditer(text)}
+    for match in OPENING.finditer(text):
+        if match.start() not in closed:
+            raise ParityError(f"the marker `from {match['file']}` has no <!-- end --> of its own")
 
     def replace(match: re.Match) -> str:
         if match["file"] not in contents:

@@ -7,6 +7,7 @@ from typing import Any
 
 from npu_parity import evidence
 from npu_parity.config import find, published_figures
+from npu_parity.errors import ParityError
 
 PUBLISHED = "npu published"
 
@@ -77,8 +78,18 @@ class System:
         return {r: evidence.read_json(self.folder / r / "latency.json") for r in measured}
 
     def label(self, index: int) -> str:
-        """Return the name of a class, or its number where there are no names."""
-        return self.labels[index] if self.labels else str(index)
+        """Return the name of a class, or its number where there are no names.
+
+        Raises ParityError where there is not one name for each column of the outputs.
+        """
+        if not self.labels:
+            return str(index)
+        columns = self.run[self.runs[0]]["shape"][1]
+        if len(self.labels) != columns:
+            raise ParityError(
+                f"{self.name}: found {len(self.labels)} labels, expected one a class: {columns}"
+            )
+        return self.labels[index]
 
 
 def title(run: str) -> str:

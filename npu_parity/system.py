@@ -73,6 +73,11 @@ class LoadedSystem:
         if self.settings["task"] == "digits":
             answer = metrics.decode_digits(outputs, self.settings["heads"])[0]
         scores = outputs[0]
+        if self.labels and len(self.labels) != len(scores):
+            raise ParityError(
+                f"{self.settings['labels']}: found {len(self.labels)} labels, expected one a "
+                f"class: {len(scores)}"
+            )
         if self.settings["task"] == "classification":
             scores = metrics.softmax(outputs)[0]
         best = metrics.top_k(scores, 5)

@@ -39,7 +39,9 @@ def number(value: Any, digits: int = 3) -> str:
     """Return a figure for a table: a few significant digits, a dash where there is none."""
     if value is None or value == "":
         return NONE
-    return str(value) if isinstance(value, bool | int | str) else f"{value:.{digits}g}"
+    if isinstance(value, bool | int | str):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
 
 
 def metric(key: str, value: Any) -> str:
@@ -47,7 +49,7 @@ def metric(key: str, value: Any) -> str:
     if value is None:
         return NONE
     if key in SHARES:
-        return f"{value:.4g} %" if value is True else f"{100 * value:.4g} %"
+        return f"{100 * value:.4g} %"
     return f"{value:.10f}" if "cosine_similarity" in key else number(value)
 
 
@@ -69,7 +71,7 @@ def errors(system: System) -> pd.DataFrame:
                 continue
             full = key.format(prefix)
             cells = {c: metric(full, found.get(full)) for c, found in columns.items()}
-            if set(cells.values()) != {NONE}:
+            if set(cells.values()) - {NONE}:
                 rows.append({"Metric": name + (suffix if "{}" in key else ""), **cells})
     return pd.DataFrame(rows)
 
@@ -80,6 +82,8 @@ def top5(system: System) -> pd.DataFrame:
     if not found:
         return pd.DataFrame()
     reference = next(iter(found.values()))
+    if "reference_top5" not in reference[0]:  # several heads have no ranking over all
+        return pd.DataFrame()
     rows = []
     for i, name in enumerate(system.inputs["names"]):
         for rank in range(len(reference[i]["reference_top5"] or ())):
@@ -93,27 +97,31 @@ def top5(system: System) -> pd.DataFrame:
 
 
 def images(system: System) -> pd.DataFrame:
-    """One row an input: top-1 of either side, whether they agree, cosine similarity."""
+    """One row an input: the answer of either side, whether they agree, cosine similarity.
+
+    The answer is the first class, or the digits of a multi-digit network.
+    """
     key = f"{system.prefix}cosine_similarity"
+    answer = "answer" if system.task == "digits" else "top-1"
     rows = []
     for i, name in enumerate(system.inputs["names"]):
         row = {"Input": name}
         for run, m in system.metrics.items():
             one = m["per_input"][i]
-            row[f"{title(system.runs[0])} top-1"] = _winner(system, one["reference_top5"])
-            row[f"{title(run)} top-1"] = _winner(system, one["device_top5"])
+            row[f"{title(system.runs[0])} {answer}"] = _answer(system, one, "reference")
+            row[f"{title(run)} {answer}"] = _answer(system, one, "device")
             row[f"{title(run)} match"] = "yes" if one["top1_match"] else "no"
             row[f"{title(run)} cosine"] = metric(key, one[key])
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows if system.metrics else [])
 
 
 def heads(system: System) -> pd.DataFrame:
     """One row a head: mean and largest absolute deviation, the published beside."""
-    columns = {title(run): m["heads"] for run, m in system.metrics.items()}
+    columns = {title(run): m.get("heads", {}) for run, m in system.metrics.items()}
+    names = next(iter(columns.values()), {})
     if system.published:
         columns = {PUBLISHED: system.published["metrics"].get("heads", {}), **columns}
-    names = next(iter(system.metrics.values()))["heads"]
     return pd.DataFrame(
         {
             "Head": name,
@@ -173,7 +181,7 @@ def rules(system: System) -> pd.DataFrame:
     """The five published criteria, condition by condition, on every run."""
     columns = {title(run): m["criteria"] for run, m in system.metrics.items()}
     rows = []
-    for name, criterion in criteria.CRITERIA.items():
+    for name, criterion in criteria.CRITERIA.items() if columns else ():
         for i, condition in enumerate(criterion.conditions):
             wanted = f"{condition.metric} {condition.relation} {condition.threshold:g}"
             cells = {c: _judged(found[name]["conditions"][i]) for c, found in columns.items()}
@@ -270,12 +278,11 @@ def _compared(system: System, found: dict[str, Any]) -> dict[str, Any]:
 
 def _summary_cells(row: dict[str, Any]) -> dict[str, str]:
     timed = row["latency"] or {}
-    spread = f" ± {timed['std']:.2g}" if timed.get("std") is not None else ""
     criterion = row["criterion"]
     return {
         "System": row["system"],
         "Parameters": f"{row['parameters']:,}",
-        "Weights": row["weights"].partition("#")[0].partition("/efficientnet_")[0],
+        "Weights": _source(row["weights"]),
         "Of": row["compared"],
         "Device": row["device"],
         "Run": "reference" if row["reference"] else row["run"],
@@ -286,30 +293,43 @@ def _summary_cells(row: dict[str, Any]) -> dict[str, str]:
         "Top-1": metric("top1_match", row["top1_match"]),
         "Top-5": metric("top5_overlap", row["top5_overlap"]),
         "Criterion": _judged(criterion) if criterion else NONE,
-        "Latency": number(timed.get("mean")) + spread,
+        "Latency": _mean(timed),
     }
 
 
 def _timings(sizes: dict[str, dict[str, Any]]) -> dict[str, str]:
     one = sizes.get("1", {})
-    spread = f" ± {one['std']:.2g}" if one.get("std") is not None else ""
-    cells = {"mean ± standard deviation, ms": number(one.get("mean")) + spread}
+    cells = {"mean ± standard deviation, ms": _mean(one)}
     cells |= {f"{p}, ms": number(one.get(p)) for p in ("p50", "p95", "p99")}
     for size, timed in sizes.items():
         cells[f"images/s at batch {size}"] = number(timed.get("throughput"), 4)
     return cells
 
 
+def _mean(timed: dict[str, Any]) -> str:
+    spread = f" ± {number(timed['std'], 2)}" if timed.get("std") is not None else ""
+    return number(timed.get("mean")) + spread
+
+
 def _judged(judged: dict[str, Any]) -> str:
-    return f"{'pass' if judged['pass'] else 'FAIL'} ({number(judged['value'])})"
+    return f"{'pass' if judged['pass'] else 'FAIL'} ({metric(judged['metric'], judged['value'])})"
 
 
 def _class(system: System, scored: list) -> str:
-    return f"{system.label(scored[0])} {scored[1]:.4g}"
+    return f"{system.label(scored[0])}: {scored[1]:.4g}"
 
 
-def _winner(system: System, best: list | None) -> str:
+def _answer(system: System, one: dict[str, Any], side: str) -> str:
+    if system.task == "digits":
+        return NONE if one[f"{side}_answer"] is None else one[f"{side}_answer"] or "(none)"
+    best = one.get(f"{side}_top5")
     return system.label(best[0][0]) if best else NONE
+
+
+def _source(source: str) -> str:
+    """Return where weights are from without the pin, and without the path within a package."""
+    name = source.partition("#")[0]
+    return name.partition("/")[0] if name.startswith("package:") else name
 
 
 def _about(system: System) -> str:
@@ -317,7 +337,7 @@ def _about(system: System) -> str:
     kind = "pretrained" if w["pretrained"] else "seeded, not trained"
     return (
         f"`{w['architecture']}`, {w['parameters']:,} parameters; weights {kind}: `{w['source']}`. "
-        f"{len(system.inputs['names'])} inputs. Reference: {title(system.runs[0])}."
+        f"Inputs: {len(system.inputs['names'])}. Reference: {title(system.runs[0])}."
     )
 
 
@@ -328,3 +348,11 @@ def _sources(system: System, file: str) -> str:
         runs = system.latency if file == "latency.json" else system.metrics
         files = [system.folder / run / file for run in runs]
     return "From " + ", ".join(f"`{path}`" for path in files) + "."
+
+
+def brief(rows: list[dict[str, Any]]) -> str:
+    """Return the summary as plain text that fits a terminal."""
+    frame = pd.DataFrame(_summary_cells(row) for row in rows)
+    frame.loc[frame["System"].duplicated(), "System"] = ""
+    columns = ["System", "Device", "Run", "Max abs", "1 − cos", "Top-1", "Criterion", "Latency"]
+    return frame[columns].to_markdown(index=False, tablefmt="simple", disable_numparse=True)

@@ -90,8 +90,9 @@ def calibrate_batch_norm(model: nn.Module, images: torch.Tensor) -> int:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum, norm.training = 1.0, True  # the batch's statistics, not an average
-    with torch.no_grad():
-        model(images)
+    if norms:
+        with torch.no_grad():
+            model(images)
     for norm in norms:
         norm.training = False
     return len(norms)
@@ -127,6 +128,12 @@ def _read(source: str, wanted: Wanted, unreachable: Mapping[str, str]) -> tuple[
     if wanted.seeded:
         drawn = _draw(wanted.seeded["seed"], wanted).state_dict()
         names = [n for n in drawn if _matches(n, wanted.seeded["tensors"])]
+        for pattern in wanted.seeded["tensors"]:
+            if not any(_matches(n, [pattern]) for n in names):
+                raise ParityError(
+                    f"weights of {wanted.architecture}: seeded pattern {pattern!r} matches none "
+                    f"of its tensors, such as {next(iter(drawn))}"
+                )
         state = {n: t for n, t in state.items() if not _matches(n, wanted.seeded["tensors"])}
         state |= {n: drawn[n] for n in names}
         found |= {"seed": wanted.seeded["seed"], "seeded_tensors": names}
@@ -158,6 +165,8 @@ def _seed(text: str, wanted: Wanted) -> tuple[State, dict]:
 
 def _draw(seed: int, wanted: Wanted) -> nn.Module:
     """Return the network as its own initialisation makes it after ``torch.manual_seed(seed)``."""
+    if not 0 <= seed < 2**64:
+        raise ParityError(f"weights seed: found {seed}, expected 0 to 2^64 - 1")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return architectures.build(wanted.architecture, wanted.arguments)

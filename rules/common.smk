@@ -1,4 +1,4 @@
-"""What every rule needs: the configuration, the runs it asks for, and hashes of the code.
+"""Shared by the other files: the configuration, the runs it asks for, and hashes of the code.
 
 A job runs again when its parameters, inputs or code change by content. Programs that `shell:`
 calls are no trigger of Snakemake's own, hence `code=code("...")` among the parameters.
@@ -14,13 +14,12 @@ from snakemake.utils import validate
 
 from npu_parity import config as configuration
 from npu_parity import evidence, inputs as input_sources
-from npu_parity.architectures import own_file
 from npu_parity.errors import ParityError
 
-SCRIPTS = f"{workflow.basedir}/scripts"
-
 # `python` in a rule is the one that runs Snakemake, also where no environment is activated.
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+os.environ |= {
+    "PATH": os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()])
+}
 
 try:
     validate(config, "../config.schema.yaml")
@@ -34,7 +33,7 @@ SYSTEMS = list(config["models"])
 PLANNED, LEFT_OUT = configuration.runs(config)
 RUNS = [f"{device}/{run}" for device, run in PLANNED]
 REFERENCE, *COMPARED = RUNS
-MEASURED = [path for path in RUNS if path.endswith("/measured")]
+MEASURED = [f"{device}/{run}" for device, run in PLANNED if run == "measured"]
 
 
 wildcard_constraints:
@@ -43,33 +42,42 @@ wildcard_constraints:
     run="measured|predicted",
 
 
+def script(name: str) -> str:
+    """Return where scripts/NAME.py lies, the same wherever the project lies."""
+    return os.path.relpath(f"{workflow.basedir}/scripts/{name}.py")
+
+
 @cache
-def code(script: str) -> str:
-    """Return a hash of all that scripts/SCRIPT.py computes with."""
-    return evidence.code_digest(f"{SCRIPTS}/{script}.py")
+def code(name: str) -> str:
+    """Return a hash of all that scripts/NAME.py computes with."""
+    return evidence.code_digest(script(name))
 
 
-def of_system(key: str):
-    """Return a function of the wildcards: the system's setting, a mapping as JSON."""
+def setting(wildcard: str, key: str):
+    """Return a function of the wildcards: a system's or device's setting, mappings as JSON."""
+    section = config[{"system": "models", "device": "devices"}[wildcard]]
 
     def value(wildcards):
-        setting = config["models"][wildcards.system].get(key, {})
-        return json.dumps(setting) if isinstance(setting, dict) else setting
+        found = section[wildcards[wildcard]].get(key, {})
+        return json.dumps(found) if isinstance(found, dict) else found
 
     return value
 
 
-def of_device(key: str):
-    """Return a function of the wildcards: the device's setting, a mapping as JSON."""
-
-    def value(wildcards):
-        setting = config["devices"][wildcards.device][key]
-        return json.dumps(setting) if isinstance(setting, dict) else setting
-
-    return value
+def of_system(find):
+    """Return a function of the wildcards: what `find` finds in the system's settings."""
+    return lambda wildcards: find(config["models"][wildcards.system])
 
 
-def own_architecture(wildcards):
-    """Return the user's file that builds the network, if it is one."""
-    file = own_file(config["models"][wildcards.system]["architecture"])
-    return [str(file)] if file else []
+def shown(system: str) -> dict:
+    """Return what tables show of a system's settings: they are written again when it changes."""
+    keys = ("compared", "labels", "published", "tables", "task")
+    return {k: v for k, v in config["models"][system].items() if k in keys}
+
+
+def finish():
+    """Bring the tables into the README, where there is one, and say what came out."""
+    if os.path.exists("README.md"):
+        shell("python {path:q} README.md", path=script("readme"))
+    if os.path.exists("results/summary.json"):
+        shell("python {path:q} results/summary.json", path=script("show"))

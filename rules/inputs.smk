@@ -6,19 +6,20 @@ in: nothing, or the user's images   out: inputs.npy (inputs, 3, H, W) and its si
 
 rule inputs:
     input:
-        lambda wildcards: input_sources.files(config["models"][wildcards.system]["inputs"]),
+        of_system(lambda system: input_sources.files(system["inputs"])),
     output:
-        "results/{system}/inputs.npy",
-        "results/{system}/inputs.json",
-    params:
-        sources=of_system("inputs"),
-        architecture=of_system("architecture"),
-        preprocessing=of_system("preprocessing"),
-        code=code("inputs"),
+        array="results/{system}/inputs.npy",
+        sidecar="results/{system}/inputs.json",
     log:
         "logs/{system}/inputs.log",
     conda:
         "../envs/cpu.yaml"
+    params:
+        sources=setting("system", "inputs"),
+        architecture=setting("system", "architecture"),
+        preprocessing=setting("system", "preprocessing"),
+        script=script("inputs"),
+        code=code("inputs"),
     shell:
-        "python {SCRIPTS}/inputs.py {params.sources:q} --architecture {params.architecture:q} "
-        "--preprocessing {params.preprocessing:q} --output {output[0]:q} 2> {log:q}"
+        "python {params.script:q} {params.sources:q} --architecture {params.architecture:q} "
+        "--preprocessing {params.preprocessing:q} --output {output.array:q} 2> {log:q}"

@@ -6,29 +6,30 @@ in: weights, inputs   out: latency.json with every sample
 
 rule latency:
     input:
-        own_architecture,
+        of_system(configuration.network_files),
         weights="results/{system}/weights.safetensors",
         provenance="results/{system}/weights.json",
         inputs="results/{system}/inputs.npy",
         names="results/{system}/inputs.json",
     output:
         "results/{system}/{device}/measured/latency.json",
+    log:
+        "logs/{system}/{device}/measured/latency.log",
+    conda:
+        "../envs/cpu.yaml"
+    threads: workflow.cores
     params:
         folder=subpath(input.weights, parent=True),
-        backend=of_device("backend"),
-        numerics=of_device("numerics"),
+        backend=setting("device", "backend"),
+        numerics=setting("device", "numerics"),
         batch_sizes=config["latency"]["batch_sizes"],
         warmup=config["latency"]["warmup"],
         samples=config["latency"]["samples"],
         batch_samples=config["latency"]["batch_samples"],
+        script=script("latency"),
         code=code("latency"),
-    log:
-        "logs/{system}/{device}/measured/latency.log",
-    threads: workflow.cores
-    conda:
-        "../envs/cpu.yaml"
     shell:
-        "python {SCRIPTS}/latency.py {params.batch_sizes} --weights-folder {params.folder:q} "
+        "python {params.script:q} {params.batch_sizes} --weights-folder {params.folder:q} "
         "--inputs {input.inputs:q} --backend {params.backend} --numerics {params.numerics:q} "
         "--warmup {params.warmup} --samples {params.samples} "
         "--batch-samples {params.batch_samples} --threads {threads} --output {output:q} 2> {log:q}"

@@ -8,25 +8,26 @@ in: weights, inputs   out: outputs.npy (inputs, columns) and its sidecar run.jso
 
 rule outputs:
     input:
-        own_architecture,
+        of_system(configuration.network_files),
         weights="results/{system}/weights.safetensors",
         provenance="results/{system}/weights.json",
         inputs="results/{system}/inputs.npy",
         names="results/{system}/inputs.json",
     output:
-        "results/{system}/{device}/{run}/outputs.npy",
-        "results/{system}/{device}/{run}/run.json",
-    params:
-        folder=subpath(input.weights, parent=True),
-        backend=of_device("backend"),
-        numerics=of_device("numerics"),
-        batch=of_system("batch"),
-        code=code("outputs"),
+        array="results/{system}/{device}/{run}/outputs.npy",
+        sidecar="results/{system}/{device}/{run}/run.json",
     log:
         "logs/{system}/{device}/{run}/outputs.log",
     conda:
         "../envs/cpu.yaml"
+    params:
+        folder=subpath(input.weights, parent=True),
+        backend=setting("device", "backend"),
+        numerics=setting("device", "numerics"),
+        batch=setting("system", "batch"),
+        script=script("outputs"),
+        code=code("outputs"),
     shell:
-        "python {SCRIPTS}/outputs.py --weights-folder {params.folder:q} --inputs {input.inputs:q} "
+        "python {params.script:q} --weights-folder {params.folder:q} --inputs {input.inputs:q} "
         "--run {wildcards.run} --backend {params.backend} --numerics {params.numerics:q} "
-        "--batch {params.batch} --threads {threads} --output {output[0]:q} 2> {log:q}"
+        "--batch {params.batch} --threads {threads} --output {output.array:q} 2> {log:q}"

@@ -12,14 +12,15 @@ rule metrics:
         run="results/{system}/{device}/{run}/run.json",
     output:
         "results/{system}/{device}/{run}/metrics.json",
-    params:
-        task=of_system("task"),
-        heads=of_system("heads"),
-        code=code("metrics"),
     log:
         "logs/{system}/{device}/{run}/metrics.log",
     conda:
         "../envs/cpu.yaml"
+    params:
+        task=setting("system", "task"),
+        heads=setting("system", "heads"),
+        script=script("metrics"),
+        code=code("metrics"),
     shell:
-        "python {SCRIPTS}/metrics.py --reference {input.reference:q} --outputs {input.outputs:q} "
+        "python {params.script:q} --reference {input.reference:q} --outputs {input.outputs:q} "
         "--task {params.task} --heads {params.heads:q} --output {output:q} 2> {log:q}"

@@ -1,16 +1,7 @@
 """Report: tables of each system, and one summary over all.
 
 in: sidecars, metrics.json and latency.json   out: tables/*.md, summary.json
-
-Parameters carry only what a table shows, so that a table is written again when that changes.
 """
-
-SHOWN = ("compared", "labels", "published", "tables", "task")
-
-
-def shown(system: str) -> dict:
-    settings = config["models"][system]
-    return {key: settings[key] for key in SHOWN if key in settings}
 
 
 rule table:
@@ -22,18 +13,19 @@ rule table:
         expand("results/{{system}}/{run}/latency.json", run=MEASURED),
     output:
         "results/tables/{system}.md",
+    log:
+        "logs/{system}/table.log",
+    conda:
+        "../envs/cpu.yaml"
     params:
         runs=RUNS,
         folder=subpath(input[0], parent=True),
         system=lambda wildcards: json.dumps(shown(wildcards.system)),
         published=evidence.sha256(f"{workflow.basedir}/data/published.yaml"),
+        script=script("table"),
         code=code("table"),
-    log:
-        "logs/{system}/table.log",
-    conda:
-        "../envs/cpu.yaml"
     shell:
-        "python {SCRIPTS}/table.py {params.runs} --folder {params.folder:q} "
+        "python {params.script:q} {params.runs} --folder {params.folder:q} "
         "--system {params.system:q} --output {output:q} 2> {log:q}"
 
 
@@ -47,17 +39,18 @@ rule summary:
     output:
         "results/summary.json",
         "results/tables/summary.md",
+    log:
+        "logs/summary.log",
+    conda:
+        "../envs/cpu.yaml"
     params:
         runs=RUNS,
         folder=subpath(output[0], parent=True),
         systems=json.dumps({system: shown(system) for system in SYSTEMS}),
         left_out=json.dumps(LEFT_OUT),
         published=evidence.sha256(f"{workflow.basedir}/data/published.yaml"),
+        script=script("summary"),
         code=code("summary"),
-    log:
-        "logs/summary.log",
-    conda:
-        "../envs/cpu.yaml"
     shell:
-        "python {SCRIPTS}/summary.py {params.runs} --folder {params.folder:q} "
+        "python {params.script:q} {params.runs} --folder {params.folder:q} "
         "--systems {params.systems:q} --left-out {params.left_out:q} 2> {log:q}"

@@ -9,7 +9,9 @@ from npu_parity import cli, evidence, readme
 
 
 def main(
-    file: Annotated[Path, typer.Argument(help="the Markdown file")] = Path("README.md"),
+    file: Annotated[Path, typer.Argument(help="the Markdown file", exists=True)] = Path(
+        "README.md"
+    ),
     check: Annotated[bool, typer.Option(help="change nothing; fail where tables differ")] = False,
 ) -> None:
     """Splice each file that a marker of FILE names, relative to FILE, into it."""

@@ -28,7 +28,9 @@ def main(
     unreachable = evidence.read_json(hubs)["unreachable"] if hubs else {}
     state, provenance = obtain(wanted, unreachable)
     model = architectures.build(architecture, arguments)
-    evidence.write(output, lambda partial: save_file(state, partial))
+    # safetensors wants every tensor contiguous, and no two to share memory.
+    copies = {n: t.clone(memory_format=torch.contiguous_format) for n, t in state.items()}
+    evidence.write(output, lambda partial: save_file(copies, partial))
     evidence.write_json(
         output.with_suffix(".json"),
         {

@@ -296,9 +296,13 @@ def test_depthwise_convolutions_have_their_own_format(convolve, mode):
     assert_same(run(mode, Numerics(conv="bf16"), depthwise), rounded)
     assert_same(run(mode, Numerics(depthwise_conv="bf16"), depthwise), rounded)
     assert_same(run(mode, PRESETS["cpu_bf16"], depthwise), depthwise())
-    single = x[:, :1], w[:1]  # one group of one channel is not depthwise
-    found = run(mode, PRESETS["cpu_bf16"], lambda: convolve(*single))
-    assert_same(found, convolve(*(round_to(t, "bf16") for t in single)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_one_group_or_groups_of_several_channels_are_not_depthwise(groups):
+    x, w = torch.randn(1, groups**2, 9, 9), torch.randn(4, groups, 3, 3)
+    found = run(torch.no_grad, PRESETS["cpu_bf16"], lambda: F.conv2d(x, w, groups=groups))
+    assert_same(found, F.conv2d(round_to(x, "bf16"), round_to(w, "bf16"), groups=groups))
 
 
 A, B, V = (3, 4, 5), (3, 5, 6), (5,)

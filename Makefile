@@ -1,0 +1,38 @@
+# `make` sets up and runs everything; nothing but Python 3.11, make and git is assumed.
+#   make EXTRA=npu PROFILE=profiles/npu    on a machine with an Ascend NPU
+UV := $(or $(shell command -v uv),.uv/bin/uv)
+EXTRA ?= cpu
+CORES ?= 4
+PROFILE ?= profiles/default
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: all test lint docs clean
+
+all: .venv/.ready
+	snakemake --cores $(CORES) --workflow-profile $(PROFILE) all
+
+test: .venv/.ready
+	pytest -n 2
+
+lint: .venv/.ready
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+	python scripts/readme.py --check
+
+# The picture of the rules, drawn by the workflow itself.
+docs: .venv/.ready
+	snakemake --cores 1 --rulegraph mermaid-js all | python scripts/rulegraph.py docs/rulegraph.md
+	python scripts/readme.py
+
+clean:
+	rm -rf results logs .snakemake
+
+.venv/.ready: pyproject.toml uv.lock | $(UV)
+	$(UV) sync --locked --extra $(EXTRA) --compile-bytecode
+	touch $@
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check uv

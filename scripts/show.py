@@ -1,0 +1,24 @@
+"""Print the summary of a finished run, and where the rest lies."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from npu_parity import cli, evidence, tables
+
+
+def main(summary: Annotated[Path, typer.Argument(help="results/summary.json")]) -> None:
+    """Print the summary as plain text."""
+    found = evidence.read_json(summary)
+    print(f"\n{tables.brief(found['rows'])}\n")
+    for device, reason in found["left_out"].items():
+        print(f"{device} is left out: {reason}.")
+    print(
+        f"Latency in ms. Every figure: {summary}. Tables: {summary.parent}/tables/. "
+        "Arrays and their hashes: results/SYSTEM/DEVICE/RUN/."
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
