@@ -14,10 +14,11 @@ State = dict[str, torch.Tensor]
 COUNTER = "num_batches_tracked"  # plays no part in inference; older checkpoints lack it
 
 
-def load(folder: str | Path) -> nn.Module:
+def load(folder: str | Path, architecture: str | None = None) -> nn.Module:
     """Return the network of `folder` with its weights, in evaluation mode on the CPU.
 
     `folder` holds ``weights.safetensors`` and its sidecar ``weights.json``, whose hash is checked.
+    `architecture` is a port's own, where it is not to be the one that the sidecar names.
 
     Raises:
         ParityError: a file is missing, damaged, or does not fit the architecture.
@@ -28,7 +29,7 @@ def load(folder: str | Path) -> nn.Module:
     if not file.is_file():
         raise ParityError(f"{file} is missing: run `snakemake --cores 4 {file}`")
     evidence.verify(file, sidecar["sha256"])
-    model = architectures.build(sidecar["architecture"], sidecar["arguments"])
+    model = architectures.build(architecture or sidecar["architecture"], sidecar["arguments"])
     model.load_state_dict(fit(read_file(file), model, str(file)))
     return model
 

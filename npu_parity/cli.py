@@ -10,11 +10,24 @@ from npu_parity.errors import ParityError
 
 
 def run(main: Callable[..., None] | typer.Typer) -> None:
-    """Run `main` with the command line's arguments; exit 1 with one line on a ParityError."""
+    """Run `main` with the command line's arguments; a user's mistake is one line and exit 1.
+
+    So is a torch that cannot be imported because torch_npu, which it loads, does not find CANN.
+    """
     try:
         main() if isinstance(main, typer.Typer) else typer.run(main)
     except ParityError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        if "backend extension: torch_npu" not in str(error):
+            raise
+        reason = str(error.__cause__).splitlines()[0]
+        print(
+            f"error: torch cannot load torch_npu ({reason}); source CANN's set_env.sh, or set "
+            "TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -93,6 +93,8 @@ def check(config: dict[str, Any], path: str | Path) -> None:
             )
         if "labels" in system:
             find(system["labels"], f"{path}: models.{name}.labels")
+        if system["task"] == "features" and system["compared"] == "probabilities":
+            raise ParityError(f"{path}: models.{name}: task features has no probabilities")
         if system["task"] == "digits" and not system["heads"]:
             raise ParityError(f"{path}: models.{name}: task digits needs heads")
 

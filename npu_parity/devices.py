@@ -70,8 +70,9 @@ def torch_device(backend: str) -> "torch.device":
         if backend == "npu" and not hasattr(torch, "npu"):
             import torch_npu  # noqa: F401  (loads itself unless TORCH_DEVICE_BACKEND_AUTOLOAD=0)
     except ImportError as error:
+        reason = str(error).splitlines()[0]
         raise ParityError(
-            f"device {backend}: {error}; {HINTS['npu']}; TORCH_DEVICE_BACKEND_AUTOLOAD=0 lets "
+            f"device {backend}: {reason}; {HINTS['npu']}; TORCH_DEVICE_BACKEND_AUTOLOAD=0 lets "
             "torch go on without the NPU"
         ) from None
     except RuntimeError as error:  # torch_npu is there, CANN is not
@@ -137,14 +138,17 @@ def describe(backend: str) -> dict[str, Any]:
     return found
 
 
-def use_threads(wanted: int) -> int:
+def use_threads(wanted: int, device: Device) -> int:
     """Let torch use at most `wanted` threads and no more than there are CPUs; return how many.
 
-    More threads than CPUs makes latency worse, and differs from what the record says.
+    More threads than CPUs makes latency worse, and differs from what the record says. A CPU that
+    is to round convolutions gets two at least: with one, torch keeps 1x1 convolutions of small
+    batches from oneDNN, and they would stay float32.
     """
     import torch
 
-    count = max(1, min(wanted, cpus()))
+    rounds = device.backend == "cpu" and device.numerics.get("conv", "fp32") != "fp32"
+    count = max(2 if rounds else 1, min(wanted, cpus()))
     torch.set_num_threads(count)
     return count
 

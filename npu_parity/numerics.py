@@ -161,7 +161,6 @@ class Numerics:
 
     Raises:
         ParityError: an unknown format or rounding.
-
     """
 
     conv: str = "fp32"
@@ -181,7 +180,6 @@ class Numerics:
 
         Raises:
             ParityError: an unknown key, format or rounding.
-
         """
         known = tuple(f.name for f in fields(cls))
         for key in mapping:
@@ -249,7 +247,6 @@ class Emulation(TorchDispatchMode):
 
     Raises:
         ParityError: an operator whose products cannot be reached.
-
     """
 
     def __init__(self, numerics: Numerics):
@@ -333,7 +330,6 @@ def probe(
     Returns:
         For "conv" and "matmul": "mantissa_bits" that survive, "rounding" (None when all 23 do,
         or when none of `ROUNDINGS` explains the results) and "format" (None when unknown).
-
     """
     convolve = convolve or torch.nn.functional.conv2d
     identity = torch.eye(64, device=device)

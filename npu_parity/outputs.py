@@ -1,6 +1,7 @@
 """Run a network over its inputs, on a device or with the device's numerics emulated."""
 
 import contextlib
+import copy
 
 import numpy as np
 import torch
@@ -26,8 +27,8 @@ def measure(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
         ParityError: the device is not here, or the outputs are no tensor of one row an input.
 
     """
-    with configured(device) as target:
-        outputs = _forward(model.to(target), inputs, target, batch)
+    with configured(device) as target, inference(model):
+        outputs = forward(model.to(target), inputs, target, batch)
         synchronize(device.backend)
     return outputs
 
@@ -37,11 +38,21 @@ def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
 
     Arguments, result and errors as of `measure`; nothing is executed on the device.
     """
-    with configured(Device("cpu")) as target, emulate(Numerics.from_dict(device.numerics)):
-        return _forward(model.to(target), inputs, target, batch)
+    numerics = Numerics.from_dict(device.numerics)
+    with configured(Device("cpu")) as target, inference(model), emulate(numerics):
+        return forward(model.to(target), inputs, target, batch)
 
 
-RUNS = {"measured": measure, "predicted": predict}
+def exact(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
+    """Return the outputs of `model` on the CPU in float64: what float32 itself loses shows.
+
+    Arguments and errors as of `measure`; `device` plays no part, and the result is float64.
+    """
+    with configured(Device("cpu")) as target, inference(model):
+        return forward(copy.deepcopy(model).double(), inputs.astype(np.float64), target, batch)
+
+
+RUNS = {"measured": measure, "predicted": predict, "exact": exact}
 
 
 @contextlib.contextmanager
@@ -53,17 +64,23 @@ def inference(model: nn.Module):
         yield
 
 
-def _forward(model: nn.Module, inputs: np.ndarray, target: torch.device, batch: int) -> np.ndarray:
+def forward(
+    model: nn.Module, inputs: np.ndarray, target: torch.device, batch: int = 1
+) -> np.ndarray:
+    """Return the outputs of `model`, in whatever mode it is, on a torch device that it lies on.
+
+    They are as precise as the inputs, whatever the network returns.
+    """
     rows = []
-    with inference(model):
+    with torch.no_grad():
         for start in range(0, len(inputs), batch):
             part = torch.from_numpy(inputs[start : start + batch]).to(target)
-            rows.append(_columns(model(part), len(part)).cpu().numpy())
+            rows.append(_columns(model(part), len(part)).to(part.dtype).cpu().numpy())
     return np.concatenate(rows)
 
 
 def _columns(result, rows: int) -> torch.Tensor:
-    """Return a model's result as one float32 tensor (rows, columns)."""
+    """Return a model's result as one tensor (rows, columns)."""
     if isinstance(result, dict):
         result = list(result.values())
     if isinstance(result, list | tuple) and result:
@@ -71,4 +88,4 @@ def _columns(result, rows: int) -> torch.Tensor:
     if not torch.is_tensor(result) or result.shape[:1] != (rows,):
         found = tuple(result.shape) if torch.is_tensor(result) else type(result).__name__
         raise ParityError(f"outputs: found {found}, expected a tensor of {rows} rows")
-    return result.float()[:, None].flatten(1)
+    return result[:, None].flatten(1)

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from npu_parity import checkpoints, cli, devices, evidence
-from npu_parity.latency import time_forward
+from npu_parity import cli, devices, evidence
 
 
 def main(
@@ -22,9 +21,12 @@ def main(
     threads: Annotated[int, typer.Option(help="of the CPU; at most the CPUs there are")] = 1,
 ) -> None:
     """Write timings in milliseconds and throughput in images a second, by batch size."""
+    from npu_parity import checkpoints  # torch: `cli.run` tells why it cannot be imported
+    from npu_parity.latency import time_forward
+
     device = devices.Device(backend, numerics)
     array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
-    used = devices.use_threads(threads)
+    used = devices.use_threads(threads, device)
     timings = time_forward(
         checkpoints.load(weights_folder),
         array[:1],

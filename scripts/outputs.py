@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from npu_parity import checkpoints, cli, devices, evidence, outputs
-from npu_parity.numerics import Numerics
+from npu_parity import cli, devices, evidence
 
 
 def main(
@@ -20,9 +19,12 @@ def main(
     threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
 ) -> None:
     """Write the network's outputs as one float32 array (inputs, columns)."""
+    from npu_parity import checkpoints, outputs  # torch: `cli.run` tells why it cannot be imported
+    from npu_parity.numerics import Numerics
+
     device = devices.Device(backend, numerics)
     array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
-    used = devices.use_threads(threads)
+    used = devices.use_threads(threads, device)
     model = checkpoints.load(weights_folder)
     result = outputs.RUNS[run](model, array, device, batch)
     executed_on = backend if run == "measured" else "cpu"

@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from safetensors.torch import save_file
 
 from npu_parity import architectures, cli, evidence
-from npu_parity.weights import Wanted, obtain
 
 
 def main(
@@ -23,6 +20,11 @@ def main(
     hubs: Annotated[Path | None, typer.Option(help="which hubs answer, from hubs.py")] = None,
 ) -> None:
     """Try SOURCES in order and keep the first that is there as one safetensors file."""
+    import torch  # here, so that `cli.run` tells why it cannot be imported
+    from safetensors.torch import save_file
+
+    from npu_parity.weights import Wanted, obtain
+
     torch.set_num_threads(1)  # calibrated statistics shall not depend on the number of cores
     wanted = Wanted(architecture, arguments, sources, seeded, tensors, calibrate, preprocessing)
     unreachable = evidence.read_json(hubs)["unreachable"] if hubs else {}

@@ -1,0 +1,158 @@
+"""Question 2 of the verdict, "same kernels?": every operator on the device, against a bound.
+
+Each recorded operator runs with the reference's operands, so that no error of an earlier one
+hides it or is blamed on it.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from npu_parity.bounds import Expected, exact_and_bound
+from npu_parity.devices import Device, configured
+from npu_parity.numerics import Numerics, emulate
+from npu_parity.recording import Call, tensors
+
+
+@dataclass(frozen=True)
+class OperatorResult:
+    """How one operator's result on the device compares with its bound.
+
+    Attributes:
+        shapes: of the tensor operands, e.g. ``1x3x224x224 64x3x7x7``.
+        largest_error, mean_error: over all elements, as a share of each element's bound; NaN
+            where nothing was compared.
+        passed: None where nothing was compared: no bound is known, or there are no values.
+        worst: index of the worst element in its tensor; empty where all elements are equal.
+        note: why it did not pass.
+
+    """
+
+    index: int
+    module: str
+    operator: str
+    shapes: str
+    largest_error: float
+    mean_error: float
+    passed: bool | None
+    worst: tuple[int, ...]
+    note: str
+
+    def row(self) -> dict[str, Any]:
+        """Return what ``operators.csv`` says of it, by column."""
+        return {
+            "index": self.index,
+            "module": self.module,
+            "operator": self.operator,
+            "shapes": self.shapes,
+            "max_error_of_bound": self.largest_error,
+            "mean_error_of_bound": self.mean_error,
+            "passed": self.passed,
+            "note": self.note,
+        }
+
+
+def execute(call: Call, target: torch.device) -> Any:
+    """Run a recorded operator on a device, with its recorded operands; these are not changed."""
+    copy = call.func._schema.is_mutable
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(target, copy=copy)
+        return target if isinstance(value, torch.device) else value
+
+    args, kwargs = tree_map(moved, (call.args, call.kwargs))
+    with torch.no_grad():
+        return call.func(*args, **kwargs)
+
+
+def check_operators(
+    calls: Iterable[Call],
+    device: Device,
+    run: Callable[[Call, torch.device], Any] | None = None,
+    emulated: bool = False,
+    numerics: Numerics | None = None,
+) -> list[OperatorResult]:
+    """Run each operator on a device and hold it against the float64 result and its bound.
+
+    Args:
+        calls: recorded on the CPU (`npu_parity.recording.record`).
+        device: its numerics set the bounds of convolutions and matrix products.
+        run: executes a call on the torch device and returns what the operator returns; default
+            `execute`.
+        emulated: execute on the CPU with the device's numerics emulated.
+        numerics: set the bounds instead of the device's, where `run` stands in for another device.
+
+    Returns:
+        One result for each call, in order.
+
+    Raises:
+        ParityError: the device is not here.
+
+    """
+    numerics = numerics or Numerics.from_dict(device.numerics)
+    run = run or execute
+    with configured(Device("cpu") if emulated else device) as target:
+
+        def result(call: Call) -> Any:
+            with emulate(numerics) if emulated else nullcontext():
+                return run(call, target)
+
+        return [
+            OperatorResult(c.index, c.module, c.operator, _shapes(c), *_held(c, numerics, result))
+            for c in calls
+        ]
+
+
+def _held(call: Call, numerics: Numerics, result: Callable[[Call], Any]) -> tuple:
+    """Return largest and mean error, whether it passed, the worst index and a note."""
+    nothing = math.nan, math.nan, None, ()
+    if not any(tensor.numel() for tensor in tensors(call.result)):
+        return *nothing, "no values to compare"
+    expected = exact_and_bound(call, numerics)
+    if expected is None:
+        return *nothing, f"no bound is known for {call.operator}"
+    failed = math.inf, math.inf, False, ()
+    try:
+        found = tensors(result(call))
+    except RuntimeError as error:
+        return *failed, f"cannot run: {str(error).splitlines()[0]}"
+    if len(found) < len(expected):
+        return *failed, f"returned {len(found)} tensors, expected {len(expected)}"
+    shares = []
+    for reference, exact, value in zip(tensors(call.result), expected, found, strict=False):
+        if exact is None:
+            continue
+        if (value.shape, value.dtype) != (reference.shape, reference.dtype):
+            return *failed, f"returned {_kind(value)}, expected {_kind(reference)}"
+        shares.append((exact, value, exact.share(value)))
+    return _worst(shares)
+
+
+def _worst(shares: list[tuple[Expected, Tensor, Tensor]]) -> tuple:
+    largest = max(float(share.max()) for _, _, share in shares if share.numel())
+    mean = float(torch.cat([share.flatten() for _, _, share in shares]).mean())
+    if largest == 0:
+        return 0.0, 0.0, True, (), ""
+    exact, value, share = next(s for s in shares if s[2].numel() and float(s[2].max()) == largest)
+    worst = torch.unravel_index(share.argmax(), share.shape)
+    worst = tuple(int(i) for i in worst)
+    if largest <= 1:
+        return largest, mean, True, worst, ""
+    note = f"{value[worst]:.9g} where {exact.exact[worst]:.9g} is exact, at {list(worst)}"
+    return largest, mean, False, worst, "; ".join(filter(None, (note, exact.note)))
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _shapes(call: Call) -> str:
+    operands = tensors((call.args, call.kwargs))
+    return " ".join("x".join(map(str, operand.shape)) or "scalar" for operand in operands)

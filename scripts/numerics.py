@@ -1,0 +1,48 @@
+"""Find out what a device really does to float32: numerics.json."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from npu_parity import checkpoints, cli, evidence, verdict
+from npu_parity.check import Original
+from npu_parity.devices import Device, configured, use_threads
+from npu_parity.numerics import probe
+
+
+def main(
+    weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
+    inputs: Annotated[Path, typer.Option(help="inputs.npy, its sidecar beside it")],
+    outputs: Annotated[Path, typer.Option(help="outputs.npy that the device measured")],
+    output: Annotated[Path, typer.Option(help="numerics.json")],
+    backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
+    numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
+) -> None:
+    """Write which format's prediction lies nearest to the outputs, and what a probe shows."""
+    device = Device(backend, numerics)
+    use_threads(threads, device)
+    array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
+    sidecar = evidence.read_json(outputs.with_name("run.json"))
+    measured = evidence.read_array(outputs, sidecar["sha256"]["outputs"]).astype(np.float64)
+    original = Original(checkpoints.load(weights_folder), array, device)
+    with configured(device) as target:
+        probed = probe(device=target)
+    distances = {n: np.linalg.norm(measured - p) for n, p in original.predictions.items()}
+    found = verdict.nearest_numerics(measured, original.predictions)
+    evidence.write_json(
+        output,
+        {
+            "found": found,
+            "coarser": verdict.coarser(found, original.promised),
+            "distances": {n: float(d) if np.isfinite(d) else None for n, d in distances.items()},
+            "probe": probed,
+            "versions": evidence.versions(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,53 @@
+"""Ask questions 1 and 2 of a device: program.json, operators.csv and divergence.csv."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+
+from npu_parity import checkpoints, cli, evidence
+from npu_parity.check import Original
+from npu_parity.devices import Device, use_threads
+
+
+def main(
+    weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
+    inputs: Annotated[Path, typer.Option(help="inputs.npy; the first input is used")],
+    output: Annotated[Path, typer.Option(help="folder of the run")],
+    backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
+    numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    ported: Annotated[str, typer.Option(help="the port's own architecture, if it has one")] = "",
+    threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
+) -> None:
+    """Write how the port's program differs, and each operator against its bound."""
+    device = Device(backend, numerics)
+    use_threads(threads, device)
+    array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
+    original = Original(checkpoints.load(weights_folder), array[:1], device)
+    port = checkpoints.load(weights_folder, ported or None)
+    differences, operators = original.differences(port), original.operators
+    frame = pd.DataFrame(result.row() for result in operators)
+    unbounded = {r.operator for r in operators if r.note.startswith("no bound")}
+    steps = pd.DataFrame(asdict(step) for step in original.follow(port))
+    evidence.write_text(output / "operators.csv", frame.to_csv(index=False))
+    evidence.write_text(output / "divergence.csv", steps.to_csv(index=False))
+    evidence.write_json(
+        output / "program.json",
+        {
+            "differences": differences,
+            "operators": len(operators),
+            "largest_error_of_bound": frame["max_error_of_bound"].max(),
+            "without_bound": sorted(
+                {r.operator for r in operators if r.note.startswith("no bound")}
+            ),
+            "threads": torch.get_num_threads(),
+            "versions": evidence.versions(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,28 @@
+"""Fail where any measured run fails: one line for each run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from npu_parity import cli, evidence
+from npu_parity.errors import ParityError
+
+
+def main(
+    metrics: Annotated[list[Path], typer.Argument(help="metrics.json of runs")],
+    output: Annotated[Path, typer.Option(help="the lines, where nothing failed")],
+) -> None:
+    """Print the verdict of every run; exit 1 where one is FAIL."""
+    verdicts = {path: evidence.read_json(path)["verdict"] for path in metrics}
+    lines = {path: f"{path.parent}: {found['line']}" for path, found in verdicts.items()}
+    failed = [lines[path] for path, found in verdicts.items() if found["verdict"] == "FAIL"]
+    print("\n".join(lines.values()))
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise ParityError(f"{failed[0]}{more}")
+    evidence.write_text(output, "\n".join([*lines.values(), ""]))
+
+
+if __name__ == "__main__":
+    cli.run(main)

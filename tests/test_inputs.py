@@ -1,0 +1,318 @@
+"""Every kind of input arrives as the array that the system's own libraries would make of it."""
+
+import hashlib
+import json
+import runpy
+import sys
+
+import numpy as np
+import pytest
+import skimage.data
+import timm
+import torch
+import torchvision
+from PIL import Image
+
+from npu_parity import config, evidence
+from npu_parity.errors import ParityError
+from npu_parity.evidence import ROOT
+from npu_parity.inputs import (
+    IMAGENET,
+    PHOTOGRAPHS,
+    Preprocessing,
+    collect,
+    files,
+    photograph_path,
+    read_image,
+)
+
+SHAPE = (3, 24, 32)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def picture(name, mode="RGB", size=(40, 30), **options):
+    """Write a picture with something in every channel and return it."""
+    values = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    image = Image.fromarray(values).convert(mode)
+    image.save(name, **options)
+    return image
+
+
+def pixels(item):
+    return np.asarray(item.data)
+
+
+def one(*sources):
+    (item,) = collect(list(sources), SHAPE)
+    return item
+
+
+def refusal(*sources):
+    with pytest.raises(ParityError) as error:
+        list(collect(list(sources), SHAPE))
+    text = str(error.value)
+    assert text.startswith("input ") and len(text.splitlines()) == 1
+    return text
+
+
+# Kinds
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_photographs_are_scikit_images(name):
+    item = one(f"skimage:{name}")
+    assert np.array_equal(pixels(item), getattr(skimage.data, name)())
+    assert (item.name, item.source) == (name, f"skimage:{name}")
+    assert item.sha256 == evidence.sha256(photograph_path(name))
+
+
+def test_random_samples_are_standard_normal_and_fed_as_they_are():
+    items = list(collect(["random:100"], SHAPE))
+    values = np.stack([item.data for item in items])
+    assert values.shape == (100, *SHAPE) and values.dtype == np.float32
+    assert abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.01
+    assert [item.name for item in items] == [f"random_{i}" for i in range(100)]
+    assert Preprocessing("x", {"crop": 8})(np.ones((3, 8, 8), np.float32)).sum() == 3 * 8 * 8
+
+
+def test_synthetic_images_have_the_networks_size_and_every_frequency():
+    for item in collect(["synthetic:6"], SHAPE):
+        values = pixels(item).astype(float)
+        assert values.shape == (24, 32, 3) and item.data.mode == "RGB"
+        assert values.std() > 30  # blobs
+        assert 5 < np.diff(values, axis=1).std() < values.std()  # grain, but no noise
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "random"])
+def test_generated_inputs_are_the_same_each_time_and_differ(kind):
+    six = list(collect([f"{kind}:6"], SHAPE))
+    again = list(collect([f"{kind}:3"], SHAPE))
+    assert [i.sha256 for i in again] == [i.sha256 for i in six[:3]]
+    assert all(np.array_equal(pixels(a), pixels(b)) for a, b in zip(again, six, strict=False))
+    assert len({i.sha256 for i in six}) == 6
+    digests = [hashlib.sha256(pixels(i).tobytes()).hexdigest() for i in six]
+    assert digests == [i.sha256 for i in six]
+
+
+def test_file():
+    image = picture("a.png")
+    item = one("a.png")
+    assert np.array_equal(pixels(item), np.asarray(image))
+    assert (item.name, item.source) == ("a.png", "a.png")
+    assert item.sha256 == evidence.sha256("a.png")
+
+
+def test_folder_is_taken_in_the_order_of_names(folder):
+    (folder / "images").mkdir()
+    for name in ("b.png", "a.JPG", "10.bmp", "9.webp"):
+        picture(f"images/{name}")
+    (folder / "images" / "notes.txt").write_text("not an image")
+    names = [item.name for item in collect(["images"], SHAPE)]
+    assert names == ["10.bmp", "9.webp", "a.JPG", "b.png"]
+
+
+def test_order_is_that_of_the_sources():
+    picture("z.png")
+    sources = ["z.png", "random:2", "skimage:rocket", "synthetic:1", "random:1"]
+    names = [item.name for item in collect(sources, SHAPE)]
+    assert names == ["z.png", "random_0", "random_1", "rocket", "synthetic_0", "random_0"]
+
+
+def test_only_files_and_folders_may_change():
+    sources = ["skimage:chelsea", "a.png", "random:3", "images", "synthetic:1"]
+    assert files(sources) == ["a.png", "images"]
+
+
+# Modes
+
+
+def test_alpha_is_dropped():
+    values = np.random.default_rng(0).integers(0, 256, (9, 9, 4), dtype=np.uint8)
+    Image.fromarray(values).save("a.png")
+    assert np.array_equal(pixels(one("a.png")), values[:, :, :3])
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey_becomes_three_equal_channels(mode):
+    image = picture("a.png", mode)
+    found = pixels(one("a.png"))
+    assert found.shape == (30, 40, 3) and found.std() > 10
+    assert np.array_equal(found, np.asarray(image.convert("L"))[:, :, None].repeat(3, axis=2))
+
+
+def test_palette_is_resolved():
+    image = picture("a.png", "P")
+    assert Image.open("a.png").mode == "P"
+    assert np.array_equal(pixels(one("a.png")), np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_is_converted():
+    picture("a.jpg", "CMYK")
+    assert one("a.jpg").data.mode == "RGB"
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_more_than_8_bits_is_refused_rather_than_clipped(dtype):
+    name = "a.png" if dtype == np.uint16 else "a.tif"
+    Image.fromarray(np.linspace(0, 60000, 100).reshape(10, 10).astype(dtype)).save(name)
+    assert "more than 8 bits" in refusal(name)
+
+
+# What is no image
+
+
+def test_truncated_jpeg(folder):
+    picture("a.jpg", size=(200, 200), quality=95)
+    content = (folder / "a.jpg").read_bytes()
+    (folder / "a.jpg").write_bytes(content[: len(content) // 2])
+    text = refusal("a.jpg")
+    assert text.startswith("input a.jpg: not a readable image") and "truncated" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, I am no image\n", b"\x89PNG\r\n\x1a\n\0\0"])
+def test_other_content_under_an_images_name(folder, content):
+    (folder / "a.jpg").write_bytes(content)
+    assert "a.jpg: not a readable image" in refusal("a.jpg")
+
+
+def test_missing_file():
+    assert refusal("a.jpg") == "input a.jpg: there is no such file"
+
+
+@pytest.mark.parametrize("content", [[], ["notes.txt"]])
+def test_folder_without_images(folder, content):
+    (folder / "images").mkdir()
+    for name in content:
+        (folder / "images" / name).touch()
+    assert "input images: the folder has no image" in refusal("images")
+
+
+@pytest.mark.parametrize(
+    "source", ["random:0", "synthetic:x", "random:", "synthetic:-1", "random:1.5"]
+)
+def test_count_is_at_least_1(source):
+    assert refusal(source).startswith(f"input {source}: found {source.partition(':')[2]!r}")
+
+
+def test_unknown_photograph():
+    text = refusal("skimage:cat")
+    assert "'cat'" in text and all(name in text for name in PHOTOGRAPHS)
+
+
+# Preprocessing
+
+
+@pytest.fixture(scope="module")
+def cat():
+    return read_image(photograph_path("chelsea")).data
+
+
+@pytest.fixture(scope="module")
+def systems():
+    return config.load(ROOT / "config.yaml")["models"]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "convnextv2_atto", "efficientnet_lite0"])
+def test_timm_models_have_timms_own(name, systems, cat):
+    settings = systems[name]
+    with torch.device("meta"):
+        model = timm.create_model(settings["architecture"].removeprefix("timm:"))
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    preprocessing = Preprocessing(settings["architecture"], settings["preprocessing"])
+    found = preprocessing(cat)
+    assert found.shape == preprocessing.shape == (3, 224, 224) and found.dtype == np.float32
+    assert np.array_equal(found, transform(cat).numpy())
+
+
+@pytest.mark.parametrize("name", ["resnet34", "bird_species"])
+def test_imagenets_is_torchvisions_own(name, systems, cat):
+    settings = systems[name]
+    transform = torchvision.models.ResNet34_Weights.IMAGENET1K_V1.transforms()
+    found = Preprocessing(settings["architecture"], settings["preprocessing"])(cat)
+    assert np.array_equal(found, transform(cat).numpy())
+
+
+def test_svhns_is_resize_64_crop_54_mean_and_deviation_one_half(systems, cat):
+    settings = systems["svhn"]
+    found = Preprocessing(settings["architecture"], settings["preprocessing"])(cat)
+    middle = np.asarray(cat.resize((64, 64), Image.Resampling.BILINEAR))[5:59, 5:59]
+    np.testing.assert_allclose(found, middle.transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
+    assert found.shape == (3, 54, 54)
+
+
+def test_settings_replace_timms(cat):
+    preprocessing = Preprocessing("timm:efficientnet_b0", {"crop": 128, "resize": 130})
+    assert preprocessing.settings == IMAGENET | {"crop": 128, "resize": 130}
+    other = Preprocessing("torchvision:resnet34", {"crop": 128, "resize": 130})
+    assert np.array_equal(preprocessing(cat), other(cat))
+    assert preprocessing(cat).shape == preprocessing.shape == (3, 128, 128)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_interpolation(interpolation, cat):
+    found = Preprocessing("x", {"resize": [24, 32], "crop": 24, "interpolation": interpolation})(
+        cat
+    )
+    method = Image.Resampling[interpolation.upper()]
+    middle = np.asarray(cat.resize((32, 24), method))[:, 4:28].transpose(2, 0, 1) / 255
+    mean, std = (np.array(IMAGENET[k])[:, None, None] for k in ("mean", "std"))
+    np.testing.assert_allclose(found, (middle - mean) / std, atol=1e-5)
+
+
+def test_array_passes_through_and_must_have_the_shape():
+    preprocessing = Preprocessing("x", {"crop": 8})
+    values = np.random.default_rng(0).normal(size=(3, 8, 8)).astype(np.float32)
+    assert np.array_equal(preprocessing(values), values)
+    with pytest.raises(ParityError, match=r"found shape \(3, 9, 8\), expected \(3, 8, 8\)"):
+        preprocessing(np.zeros((3, 9, 8), np.float32))
+
+
+def test_unknown_timm_model():
+    with pytest.raises(ParityError, match="did you mean"):
+        Preprocessing("timm:efficientnet_b00")
+
+
+# The program
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Run scripts/inputs.py in this process; returns its status and what it printed."""
+
+    def program(*arguments):
+        monkeypatch.setattr(sys, "argv", ["inputs.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / "inputs.py"), run_name="__main__")
+        return (ended.value.code, *capsys.readouterr())
+
+    return program
+
+
+def test_sidecar_describes_the_array(folder, program):
+    image = picture("mine.png")
+    settings = {"resize": 12, "crop": 8}
+    done = program(
+        *("mine.png", "random:2", "--architecture", "torchvision:resnet18"),
+        *("--preprocessing", json.dumps(settings), "--output", "system/inputs.npy"),
+    )
+    assert done == (0, "", "")
+    about = json.loads((folder / "system/inputs.json").read_text())
+    array = evidence.read_array(folder / "system/inputs.npy", about["sha256"])
+    assert array.dtype == np.float32 and list(array.shape) == about["shape"] == [3, 3, 8, 8]
+    assert about["names"] == ["mine.png", "random_0", "random_1"]
+    assert [i["source"] for i in about["images"]] == ["mine.png", "random:2", "random:2"]
+    assert about["images"][0]["sha256"] == evidence.sha256("mine.png")
+    assert about["preprocessing"] == IMAGENET | settings
+    assert np.array_equal(array[0], Preprocessing("x", settings)(image))
+    assert hashlib.sha256(array[1].tobytes()).hexdigest() == about["images"][1]["sha256"]
+
+
+def test_mistake_is_one_line_and_leaves_no_file(folder, program):
+    done = program("random:0", "--architecture", "x", "--output", "inputs.npy")
+    assert done == (1, "", "error: input random:0: found '0', expected a number of at least 1\n")
+    assert not list(folder.iterdir())

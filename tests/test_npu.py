@@ -1,0 +1,408 @@
+"""The NPU path, driven through a stand-in for torch_npu (tests/standin_npu): no NPU is involved.
+
+Whatever uses the stand-in runs in a process of its own, which has it on PYTHONPATH.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from npu_parity import architectures, checkpoints, evidence
+from npu_parity.devices import Device
+from npu_parity.outputs import measure, predict
+
+ROOT = Path(__file__).resolve().parents[1]
+STANDIN = ROOT / "tests" / "standin_npu"
+ROUNDING = 1e-6  # relative L2: what float32 itself may lose in networks this small
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU())
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.pools = nn.ModuleList([nn.MaxPool2d(2), nn.AvgPool2d(2)])
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.LayerNorm(16), nn.GELU())
+        self.digits = nn.ModuleList([nn.Linear(16, 10), nn.Linear(16, 4)])
+
+    def forward(self, x):
+        x = self.depthwise(self.stem(x))
+        x = self.head(torch.cat([pool(x) for pool in self.pools], dim=1))
+        first, second = (digit(x) for digit in self.digits)
+        return [first, second.softmax(dim=1)]
+"""
+
+SYSTEMS = {  # architecture, and height and width of its inputs
+    "tiny": ("tiny.py:net", 30),
+    "resnet18": ("torchvision:resnet18", 64),
+    "depthwise": ("timm:test_efficientnet", 96),
+    "normed": ("timm:test_convnext", 96),
+    "attention": ("timm:test_vit", 160),
+}
+HF32, FP32 = {"conv": "hf32"}, {"conv": "fp32"}
+PRODUCTS = {"conv": "fp32", "matmul": "hf32"}
+FP16 = {"conv": "fp16", "matmul": "fp16"}
+
+# scripts/outputs.py again and again in one process: importing torch and timm takes seconds.
+OUTPUTS = """
+import json, os, runpy, sys
+from pathlib import Path
+
+main = runpy.run_path(sys.argv[1])["main"]
+for call in json.load(sys.stdin):
+    os.environ["STANDIN_NPU_FAULT"] = call.pop("fault")
+    paths = {key: Path(call.pop(key)) for key in ("weights_folder", "inputs", "output")}
+    main(**paths, **call)
+"""
+
+
+def python(*arguments, standin=True, stdin=None, **environment):
+    """Run Python on `arguments`, with or without the stand-in."""
+    env = os.environ | environment
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT)] + [str(STANDIN)] * standin)
+    arguments = [str(a) for a in arguments]
+    return subprocess.run(
+        [sys.executable, *arguments], env=env, input=stdin, capture_output=True, text=True
+    )
+
+
+def told(done):
+    """The one line that a failed process says."""
+    assert done.returncode == 1, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: "), done.stderr
+    return done.stderr
+
+
+def distance(found, expected):
+    """The relative L2 error."""
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Weights and inputs of the systems, as the workflow leaves them."""
+    folder = tmp_path_factory.mktemp("npu")
+    (folder / "tiny.py").write_text(NETWORK + "\n\ndef net():\n    return Net()\n")
+    for name, (architecture, size) in SYSTEMS.items():
+        architecture = architecture.replace("tiny.py", str(folder / "tiny.py"))
+        place = folder / name
+        place.mkdir()
+        torch.manual_seed(1)
+        model = architectures.build(architecture)
+        save_file(model.state_dict(), place / "weights.safetensors")
+        digest = evidence.sha256(place / "weights.safetensors")
+        sidecar = {"architecture": architecture, "arguments": {}, "sha256": digest}
+        evidence.write_json(place / "weights.json", sidecar)
+        inputs = np.random.default_rng(1).standard_normal((2, 3, size, size), np.float32)
+        digest = evidence.write_array(place / "inputs.npy", inputs)
+        evidence.write_json(place / "inputs.json", {"sha256": digest})
+    return folder
+
+
+RUNS = {
+    **{name: (name, HF32, "") for name in SYSTEMS},
+    "resnet18 fp32": ("resnet18", FP32, ""),
+    "attention products": ("attention", PRODUCTS, ""),
+    "tiny dead_channel": ("tiny", HF32, "dead_channel"),
+    "tiny nan": ("tiny", HF32, "nan"),
+    "tiny fp16": ("tiny", FP16, "fp16"),
+    "tiny fp32": ("tiny", FP32, ""),
+    "tiny products": ("tiny", PRODUCTS, ""),  # last: its flags are the opposite of the defaults
+}
+
+
+@pytest.fixture(scope="module")
+def measured(folder):
+    """Run scripts/outputs.py on the stand-in, for each of `RUNS`; return what the device noted."""
+    calls = [
+        {
+            "weights_folder": str(folder / system),
+            "inputs": str(folder / system / "inputs.npy"),
+            "output": str(folder / name / "measured" / "outputs.npy"),
+            "backend": "npu",
+            "numerics": numerics,
+            "fault": fault,
+        }
+        for name, (system, numerics, fault) in RUNS.items()
+    ]
+    script, trace = ROOT / "scripts" / "outputs.py", folder / "trace.json"
+    stdin = json.dumps(calls)
+    done = python("-c", OUTPUTS, script, stdin=stdin, STANDIN_NPU_TRACE=str(trace))
+    assert done.returncode == 0, done.stderr
+    return json.loads(trace.read_text())
+
+
+def outputs(folder, name):
+    return np.load(folder / name / "measured" / "outputs.npy")
+
+
+def reference(folder, name, numerics):
+    """What this process, which has no stand-in, computes or predicts."""
+    model = checkpoints.load(folder / name)
+    inputs = np.load(folder / name / "inputs.npy")
+    run = measure if numerics is None else predict
+    return run(model, inputs, Device("cpu" if numerics is None else "npu", numerics or {}))
+
+
+# The stand-in itself
+
+STANDIN_FACTS = """
+import json, torch, torch_npu, numpy
+from npu_parity import numerics
+from torch_npu.tensor import _hf32
+
+
+def refusal(do):
+    try:
+        do()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+x = torch.randn(2, 3, 8, 8)
+on_npu, conv = x.to("npu"), torch.nn.Conv2d(3, 4, 3)
+facts = {"mixed": [refusal(lambda: on_npu + x), refusal(lambda: conv(on_npu))]}
+conv.to("npu")
+y = conv(on_npu)
+facts |= {
+    "devices": [str(t.device) for t in (on_npu, y, conv.weight, y.sum(), torch.eye(2).npu())],
+    "mixed_model": refusal(lambda: conv(x)),
+    "numpy": refusal(on_npu.numpy),
+    "same": bool((on_npu.cpu() == x).all()),
+    "own_memory": refusal(lambda: None) or not (on_npu.zero_().cpu() == x).any().item(),
+    "name": torch.npu.get_device_name(0),
+    "count": [torch.npu.is_available(), torch.npu.device_count(), torch.npu.current_device()],
+}
+
+bits = torch.randint(-(2**31), 2**31, (100_000,)).to(torch.int32)
+bits[:64] = 0x3F800000 + 0x800 * torch.arange(64)  # every other one is a tie
+values = bits.view(torch.float32)
+values = values[values.abs() >= 2.0**-126]
+facts["rounding"] = bool((_hf32(values) == numerics.round_to(values, "hf32")).all())
+facts["rounded"] = float((_hf32(values) != values).float().mean())
+
+facts["probes"] = []
+for torch.npu.conv.allow_hf32, torch.npu.matmul.allow_hf32 in ((True, False), (False, True)):
+    found = numerics.probe(device="npu")
+    facts["probes"].append([found[kind]["format"] for kind in ("conv", "matmul")])
+print(json.dumps(facts))
+"""
+
+
+def test_standin_keeps_sides_apart_and_rounds():
+    done = python("-c", STANDIN_FACTS)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    for words in [*facts["mixed"], facts["mixed_model"]]:
+        assert words.startswith("RuntimeError: Expected all tensors to be on the same device")
+        assert "npu:0 and cpu" in words
+    assert facts["devices"] == ["npu:0"] * 5
+    assert facts["numpy"].startswith("TypeError: can't convert npu:0 device type tensor to numpy")
+    assert facts["same"] and facts["own_memory"] is True
+    assert facts["name"] == "Ascend910B stand-in" and facts["count"] == [True, 1, 0]
+    assert facts["rounding"] and facts["rounded"] > 0.9
+    assert facts["probes"] == [["hf32", "fp32"], ["fp32", "hf32"]]
+
+
+# Outputs
+
+
+@pytest.mark.parametrize("name", [n for n, run in RUNS.items() if run[1] in (HF32, PRODUCTS)])
+def test_measured_agrees_with_predicted_and_differs_from_the_cpu(folder, measured, name):
+    system, numerics, fault = RUNS[name]
+    found, expected = outputs(folder, name), reference(folder, system, numerics)
+    assert found.shape == expected.shape and found.dtype == np.float32
+    if fault:
+        assert not distance(found, expected) < 0.1  # NaN, too
+    else:
+        assert distance(found, expected) < ROUNDING
+        assert distance(found, reference(folder, system, None)) > 10 * ROUNDING
+
+
+@pytest.mark.parametrize("system", ["tiny", "resnet18"])
+def test_float32_agrees_with_the_cpu(folder, measured, system):
+    found = outputs(folder, f"{system} fp32")
+    assert distance(found, reference(folder, system, None)) < ROUNDING
+
+
+def test_faults_show(folder, measured):
+    assert np.isnan(outputs(folder, "tiny nan")).any()
+    assert np.isfinite(outputs(folder, "tiny dead_channel")).all()
+    halves = outputs(folder, "tiny fp16")  # as a device whose numerics cannot be chosen
+    assert distance(halves, reference(folder, "tiny", FP16)) < ROUNDING
+    assert distance(halves, reference(folder, "tiny", HF32)) > 10 * ROUNDING
+
+
+def test_flags_are_set_and_put_back(measured):
+    assert (measured["conv"], measured["matmul"]) == (True, False)
+    conv = [event for event, _ in measured["trace"] if event.startswith("conv")]
+    set_by_runs = ["on" if run[1]["conv"] == "hf32" else "off" for run in RUNS.values()]
+    assert conv[::2] == [f"conv hf32 {value}" for value in set_by_runs]
+    assert conv[1::2] == ["conv hf32 on"] * len(RUNS)
+    compiled = [event for event, _ in measured["trace"] if event.startswith("jit_compile")]
+    assert compiled == ["jit_compile off"] * len(RUNS)
+
+
+def test_record_says_where_it_ran(folder, measured):
+    place = folder / "tiny" / "measured"
+    record = json.loads((place / "run.json").read_text())
+    assert (record["run"], record["backend"]) == ("measured", "npu")
+    assert record["numerics"]["conv"] == "hf32"
+    assert record["executed_on"] == {
+        "backend": "npu",
+        "name": "Ascend910B stand-in",
+        "cann": "stand-in for CANN",
+        "soc": "Ascend910B stand-in",
+    }
+    assert record["versions"]["torch-npu"] == "2.14.0+standin"
+    assert record["sha256"]["outputs"] == evidence.sha256(place / "outputs.npy")
+
+
+# Nothing to run on
+
+
+def command(script, folder, backend):
+    """A command line that imports torch."""
+    if script == "predict":
+        return "-m", "npu_parity", "predict", "--system", "tiny", "--image", "cat.png"
+    if script == "weights":
+        output = folder / "new" / "weights.safetensors"
+        options = "--architecture", "timm:test_resnet", "--output", output
+        return ROOT / "scripts" / "weights.py", "seed:1", *options
+    output = folder / f"{script}.refused" / "outputs.npy"
+    files = "--weights-folder", folder / "tiny", "--inputs", folder / "tiny" / "inputs.npy"
+    sizes = [1] * (script == "latency")
+    options = "--output", output, "--backend", backend
+    return ROOT / "scripts" / f"{script}.py", *sizes, *files, *options
+
+
+@pytest.mark.skipif(hasattr(torch, "npu"), reason="this machine has torch_npu")
+def test_no_torch_npu(folder):
+    line = told(python(*command("outputs", folder, "npu"), standin=False))
+    assert "device npu: No module named 'torch_npu'" in line
+    assert "install the npu extra" in line and "set_env.sh" in line
+
+
+@pytest.mark.parametrize(
+    ("script", "backend"),
+    [
+        ("outputs", "npu"),
+        ("outputs", "cpu"),
+        ("latency", "npu"),
+        ("weights", None),
+        ("predict", None),
+    ],
+)
+def test_torch_npu_without_cann(folder, script, backend):
+    line = told(python(*command(script, folder, backend), STANDIN_NPU_FAULT="no_cann"))
+    assert "libhccl.so" in line
+    assert "set_env.sh, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0" in line
+
+
+def test_torch_npu_without_cann_not_loaded(folder):
+    environment = {"STANDIN_NPU_FAULT": "no_cann", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    line = told(python(*command("outputs", folder, "npu"), **environment))
+    assert "libhccl.so" in line and "set_env.sh" in line
+    arguments = [*command("outputs", folder, "cpu"), "--output", folder / "cpu" / "outputs.npy"]
+    done = python(*arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    assert "torch-npu" in json.loads((folder / "cpu" / "run.json").read_text())["versions"]
+
+
+# The workflow
+
+CONFIG = {
+    "reference": "cpu",
+    "devices": {
+        "cpu": {"backend": "cpu"},
+        "npu": {"backend": "npu", "numerics": HF32, "measure": "never"},
+    },
+    "latency": {"batch_sizes": [1, 2], "warmup": 2, "samples": 5, "batch_samples": 3},
+    "models": {
+        "tiny": {
+            "architecture": "tiny.py:net",
+            "weights": ["seed:1"],
+            "inputs": ["random:2"],
+            "preprocessing": {"resize": 32, "crop": 30},
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def snakemake(tmp_path_factory):
+    """Run the workflow in a folder of its own, on the stand-in."""
+    folder = tmp_path_factory.mktemp("workflow")
+    (folder / "tiny.py").write_text(NETWORK + "\n\ndef net():\n    return Net()\n")
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+
+    def snakemake(profile, *arguments, **environment):
+        place = "--snakefile", ROOT / "Snakefile", "--directory", folder
+        how = "--workflow-profile", ROOT / "profiles" / profile, "--cores", 2
+        done = python("-m", "snakemake", *place, *how, *arguments, **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    snakemake.folder = folder
+    return snakemake
+
+
+def planned(output):
+    """Where the planned jobs compute: device/run, and the devices that are timed."""
+    outputs = set(re.findall(r"output: results/tiny/(\w+/\w+)/outputs\.npy", output))
+    return outputs, set(re.findall(r"output: results/tiny/(\w+)/measured/latency\.json", output))
+
+
+def test_profile_adds_what_is_measured_on_the_npu(snakemake):
+    outputs, timed = planned(snakemake("default", "--dry-run"))
+    assert (outputs, timed) == ({"cpu/measured", "npu/predicted"}, {"cpu"})
+    outputs, timed = planned(snakemake("npu", "--dry-run"))
+    assert outputs == {"cpu/measured", "npu/predicted", "npu/measured"}
+    assert timed == {"cpu", "npu"}
+
+
+def test_workflow_times_the_npu(snakemake):
+    target, trace = "results/tiny/npu/measured/latency.json", snakemake.folder / "trace.json"
+    snakemake("npu", target, STANDIN_NPU_TRACE=str(trace), STANDIN_NPU_MS="1")
+
+    runs = json.loads(trace.read_text())["trace"]
+    timed = []  # from an idle device to an idle device
+    for (before, _), (event, launches), (after, _) in zip(runs, runs[1:], runs[2:], strict=False):
+        if (before, event, after) == ("synchronize", "launch", "synchronize"):
+            timed.append(launches)
+    assert len(timed) == 5 + 3 and len(set(timed)) == 1 and timed[0] > 10
+    assert sum(count for event, count in runs if event == "synchronize") == 2 * len(timed)
+
+    found = json.loads((snakemake.folder / target).read_text())
+    assert (found["unit"], found["backend"]) == ("ms", "npu")
+    assert found["numerics"] == HF32  # the profile leaves what it does not name
+    assert found["executed_on"]["name"] == "Ascend910B stand-in"
+    assert found["executed_on"]["cann"] == "stand-in for CANN"
+    weights = snakemake.folder / "results" / "tiny" / "weights.safetensors"
+    assert found["weights_sha256"] == evidence.sha256(weights)
+    for size, count in (("1", 5), ("2", 3)):
+        timing = found["batch_sizes"][size]
+        assert len(timing["samples"]) == count
+        assert min(timing["samples"]) >= timed[0]  # each launch keeps the device busy for 1 ms
+        assert timing["throughput"] == pytest.approx(1000 * int(size) / timing["mean"])

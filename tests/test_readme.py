@@ -1,0 +1,118 @@
+"""Generated text goes between its markers, and nothing else of a file changes."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from npu_parity import readme
+from npu_parity.errors import ParityError
+from npu_parity.evidence import ROOT
+
+TEXT = """# Title
+
+before | `<!-- from FILE --> … <!-- end -->` is a marker
+
+<!-- from a.md -->
+old
+<!-- end -->
+
+between \\1 \\g<0>
+
+<!-- from deep/b.md -->
+<!-- end -->
+after"""
+CONTENTS = {"a.md": "| a |\n|---|\n| \\1 |\n", "deep/b.md": "\n\ntext <!-- not a marker -->"}
+
+
+def outside(text):
+    return re.split(r"(?ms)^(<!-- from \S+ -->)$.*?^(<!-- end -->)$", text)
+
+
+def test_contents_stand_between_their_markers():
+    assert readme.markers(TEXT) == ["a.md", "deep/b.md"]
+    spliced = readme.splice(TEXT, CONTENTS)
+    assert "<!-- from a.md -->\n\n| a |\n|---|\n| \\1 |\n\n<!-- end -->\n" in spliced
+    assert "<!-- from deep/b.md -->\n\ntext <!-- not a marker -->\n\n<!-- end -->\n" in spliced
+    assert "old" not in spliced
+
+
+def test_splicing_again_changes_nothing():
+    spliced = readme.splice(TEXT, CONTENTS)
+    assert readme.splice(spliced, CONTENTS) == spliced != TEXT
+    changed = readme.splice(spliced, CONTENTS | {"a.md": "other"})
+    assert readme.splice(changed, CONTENTS) == spliced
+
+
+def test_text_outside_is_untouched():
+    spliced = readme.splice(TEXT, CONTENTS)
+    assert outside(spliced) == outside(TEXT) and len(outside(TEXT)) == 7
+    assert (
+        readme.splice("no marker, \\1 and <!-- end -->\n", {})
+        == "no marker, \\1 and <!-- end -->\n"
+    )
+
+
+def test_unknown_file():
+    with pytest.raises(ParityError, match=r"`from deep/b\.md` names a file that is not there"):
+        readme.splice(TEXT, {"a.md": ""})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- from a.md -->\nto the end of the file\n",
+        "<!-- from a.md -->\nkept\n\n<!-- from deep/b.md -->\nold\n<!-- end -->\n",
+        "<!-- from a.md -->\n  <!-- end -->\n",
+    ],
+)
+def test_marker_without_an_end_swallows_nothing(text):
+    with pytest.raises(ParityError, match=r"`from a\.md` has no <!-- end --> of its own"):
+        readme.splice(text, CONTENTS)
+
+
+# The program
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "README.md").write_text(TEXT, encoding="utf-8")
+    for name, content in CONTENTS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    return tmp_path
+
+
+def program(folder, *arguments):
+    command = [sys.executable, str(ROOT / "scripts" / "readme.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_check_fails_until_it_is_spliced(folder):
+    file = folder / "README.md"
+    error = "error: README.md differs from its tables: run scripts/readme.py\n"
+    assert program(folder, "--check") == (1, error)
+    assert file.read_text(encoding="utf-8") == TEXT
+
+    assert program(folder) == (0, "")
+    assert file.read_text(encoding="utf-8") == readme.splice(TEXT, CONTENTS)
+    assert program(folder, "--check") == (0, "")
+
+    (folder / "a.md").write_text("changed")
+    assert program(folder.parent, "--check", str(file))[0] == 1  # files lie beside the README
+
+
+def test_marker_of_a_missing_file_is_one_line(folder):
+    (folder / "a.md").unlink()
+    for check in ([], ["--check"]):
+        status, text = program(folder, *check)
+        assert status == 1
+        assert text == "error: the marker `from a.md` names a file that is not there\n"
+    assert (folder / "README.md").read_text(encoding="utf-8") == TEXT
+
+
+def test_missing_readme_is_no_traceback(folder):
+    status, text = program(folder, "other.md")
+    assert status == 2 and "other.md" in text and "Traceback" not in text

@@ -1,0 +1,664 @@
+"""The workflow itself, run by Snakemake in folders of its own on networks of a few layers."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hub_server import NOWHERE, HubServer, hub_env
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from npu_parity.devices import HINTS, Device, missing
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = (
+    "Snakefile",
+    "config.schema.yaml",
+    "rules",
+    "scripts",
+    "npu_parity",
+    "profiles",
+    "data",
+    "envs",
+)
+ABSENT = next(backend for backend in HINTS if missing(Device(backend)))
+
+NETWORK = """
+from torch import nn
+
+
+def net():
+    layers = []
+    for channels, more in ((3, 8), (8, 16)):
+        layers += [nn.Conv2d(channels, more, 3, 2), nn.BatchNorm2d(more), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+"""
+
+
+def system(**settings):
+    return {
+        "architecture": "tiny.py:net",
+        "weights": ["seed:1"],
+        "inputs": ["random:1"],
+        "preprocessing": {"resize": 40, "crop": 32},
+        "calibrate": False,
+        **settings,
+    }
+
+
+CONFIG = {
+    "reference": "cpu",
+    "devices": {
+        "cpu": {"backend": "cpu"},
+        "npu": {"backend": "npu", "numerics": {"conv": "hf32"}, "measure": "never"},
+        "absent": {"backend": ABSENT},
+    },
+    "latency": {"batch_sizes": [1, 2], "warmup": 1, "samples": 3, "batch_samples": 2},
+    "models": {
+        "noise": system(inputs=["random:2", "synthetic:1"], calibrate=True),
+        "photo": system(weights=["seed:2"], inputs=["photo.png", "album"], labels="labels.txt"),
+    },
+}
+
+
+@dataclass
+class Project:
+    """A copy of the workflow and, beside it, a folder in which it is run."""
+
+    place: Path
+    env: dict = field(default_factory=dict)
+
+    @property
+    def repository(self):
+        return self.place / "repository"
+
+    @property
+    def folder(self):
+        return self.place / "work"
+
+    @classmethod
+    def make(cls, place, config):
+        project = cls(place)
+        for part in PARTS:
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
+            project.repository.mkdir(exist_ok=True)
+            copy(ROOT / part, project.repository / part)
+        (project.folder / "album").mkdir(parents=True)
+        draw(project.folder / "photo.png", 0)
+        draw(project.folder / "album" / "one.png", 1)
+        (project.folder / "labels.txt").write_text("\n".join("abcdefghij"))
+        (project.folder / "tiny.py").write_text(NETWORK)
+        project.configure(lambda empty: empty.update(deepcopy(config)))
+        return project
+
+    def copy(self, place):
+        return Project(shutil.copytree(self.place, place, dirs_exist_ok=True), self.env)
+
+    def configure(self, change):
+        file = self.folder / "config.yaml"
+        config = yaml.safe_load(file.read_text()) if file.exists() else {}
+        change(config)
+        file.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def command(self, *arguments):
+        snakefile = self.repository / "Snakefile"
+        program = [sys.executable, "-m", "snakemake", "--snakefile", snakefile]
+        # The copy's own package, not the one that is installed.
+        env = os.environ | hub_env(NOWHERE, self.place) | {"PYTHONPATH": str(self.repository)}
+        return {
+            "args": [*program, "--directory", self.folder, *arguments],
+            "cwd": self.folder,
+            "env": env | self.env,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
+
+    def run(self, *arguments, cores=2):
+        return subprocess.run(**self.command("--cores", str(cores), *arguments))
+
+    def succeed(self, *arguments):
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def plan(self, *arguments):
+        """What would be run: a rule and its wildcards, such as ``weights noise``."""
+        plan = self.succeed("--dry-run", *arguments)
+        assert re.search(r"^(Job stats:|Nothing to be done.*)$", plan, re.MULTILINE), plan
+        jobs = set()
+        for rule, about in re.findall(
+            r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", plan, re.MULTILINE
+        ):
+            wildcards = re.search(r"^ {4}wildcards: .*", about, re.MULTILINE)
+            values = re.findall(r"=([^,]+)", wildcards[0]) if wildcards else []
+            jobs.add(" ".join([rule, *values]))
+        return jobs - {"all"}
+
+    def files(self, pattern="results/**/*"):
+        found = [p for p in self.folder.glob(pattern) if p.is_file()]
+        return {str(p.relative_to(self.folder)): p for p in found}
+
+    def json(self, file):
+        return json.loads((self.folder / file).read_text())
+
+    def state(self, pattern):
+        found = self.files(pattern)
+        assert found
+        return {name: (p.stat().st_mtime_ns, p.read_bytes()) for name, p in found.items()}
+
+
+def draw(path, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def told(output):
+    """The one line that tells what is wrong, in what Snakemake printed."""
+    assert "Traceback" not in output, output
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, output
+    return lines[0]
+
+
+def after(*systems):
+    """The jobs that follow from other weights or inputs of these systems."""
+    return {"summary"} | {
+        job
+        for s in systems
+        for job in (
+            f"outputs {s} cpu measured",
+            f"outputs {s} npu predicted",
+            f"metrics {s} npu predicted",
+            f"latency {s} cpu",
+            f"table {s}",
+        )
+    }
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The workflow run from nothing; tests that change anything take `project`."""
+    project = Project.make(tmp_path_factory.mktemp("base"), CONFIG)
+    project.succeed()
+    return project
+
+
+@pytest.fixture
+def project(base, tmp_path):
+    return base.copy(tmp_path)
+
+
+# From nothing
+
+
+def test_files_of_the_contract(base):
+    runs = ("cpu/measured", "npu/predicted")
+    expected = {"results/summary.json", "results/tables/summary.md"}
+    for name in ("noise", "photo"):
+        expected |= {
+            f"results/tables/{name}.md",
+            *(f"results/{name}/{kind}" for kind in ("weights.safetensors", "weights.json")),
+            *(f"results/{name}/{kind}" for kind in ("inputs.npy", "inputs.json")),
+            *(f"results/{name}/{r}/{k}" for r in runs for k in ("outputs.npy", "run.json")),
+            f"results/{name}/npu/predicted/metrics.json",
+            f"results/{name}/cpu/measured/latency.json",
+        }
+    assert set(base.files()) == expected
+
+
+@pytest.mark.parametrize("name", ["noise", "photo"])
+def test_sidecars_state_the_hashes_of_the_files(base, name):
+    folder = base.folder / "results" / name
+    weights, inputs = sha256(folder / "weights.safetensors"), sha256(folder / "inputs.npy")
+    assert base.json(f"results/{name}/weights.json")["sha256"] == weights
+    assert base.json(f"results/{name}/inputs.json")["sha256"] == inputs
+    outputs = {}
+    for run in ("cpu/measured", "npu/predicted"):
+        outputs[run] = sha256(folder / run / "outputs.npy")
+        assert base.json(f"results/{name}/{run}/run.json")["sha256"] == {
+            "weights": weights,
+            "inputs": inputs,
+            "outputs": outputs[run],
+        }
+    assert base.json(f"results/{name}/npu/predicted/metrics.json")["sha256"] == {
+        "reference": outputs["cpu/measured"],
+        "outputs": outputs["npu/predicted"],
+    }
+    timed = base.json(f"results/{name}/cpu/measured/latency.json")
+    assert timed["weights_sha256"] == weights
+
+
+def test_images_are_known_by_their_hashes(base):
+    images = base.json("results/photo/inputs.json")["images"]
+    files = ["photo.png", "album/one.png"]
+    assert [i["sha256"] for i in images] == [sha256(base.folder / f) for f in files]
+
+
+def test_latency_keeps_every_sample(base):
+    timed = base.json("results/noise/cpu/measured/latency.json")["batch_sizes"]
+    assert {size: len(found["samples"]) for size, found in timed.items()} == {"1": 3, "2": 2}
+
+
+def test_npu_is_predicted_and_says_so(base):
+    run = base.json("results/noise/npu/predicted/run.json")
+    assert (run["run"], run["backend"], run["executed_on"]["backend"]) == (
+        "predicted",
+        "npu",
+        "cpu",
+    )
+    rows = [r for r in base.json("results/summary.json")["rows"] if r["device"] == "npu"]
+    assert [(r["run"], r["latency"]) for r in rows] == [("predicted", None)] * 2
+    for table in base.files("results/tables/*.md").values():
+        lines = [x for x in table.read_text().splitlines() if re.search(r"\bnpu\b", x)]
+        assert lines and all("predicted" in x for x in lines)
+
+
+def test_absent_device_is_left_out_with_a_reason(base):
+    reason = missing(Device(ABSENT))
+    assert base.json("results/summary.json")["left_out"] == {"absent": reason}
+    summary = (base.folder / "results/tables/summary.md").read_text()
+    assert f"absent is left out: {reason}." in summary.splitlines()
+
+
+def test_nothing_is_done_twice(base):
+    assert "Nothing to be done" in base.succeed()
+
+
+# What a change runs again
+
+
+def setting(path, value):
+    """Set ``devices.npu.numerics`` or the like."""
+
+    def change(project):
+        *parents, last = path.split(".")
+
+        def apply(config):
+            for key in parents:
+                config = config[key]
+            config[last] = value
+
+        project.configure(apply)
+
+    return change
+
+
+def appended(file, text):
+    def change(project):
+        path = project.place / file
+        path.write_text(path.read_text() + text)
+
+    return change
+
+
+def touched(pattern):
+    def change(project):
+        paths = [p for p in project.place.glob(pattern) if p.is_file()]
+        assert paths
+        for path in paths:
+            os.utime(path)
+
+    return change
+
+
+TABLES = {"table noise", "table photo", "summary"}
+
+CHANGES = {
+    "seed": (setting("models.noise.weights", ["seed:3"]), {"weights noise"} | after("noise")),
+    "inputs": (setting("models.noise.inputs", ["random:3"]), {"inputs noise"} | after("noise")),
+    "image": (lambda p: draw(p.folder / "photo.png", 2), {"inputs photo"} | after("photo")),
+    "image of a folder": (
+        lambda p: draw(p.folder / "album" / "one.png", 2),
+        {"inputs photo"} | after("photo"),
+    ),
+    "image more in a folder": (
+        lambda p: draw(p.folder / "album" / "two.png", 2),
+        {"inputs photo"} | after("photo"),
+    ),
+    "network": (
+        appended("work/tiny.py", "# changed\n"),
+        {"weights noise", "weights photo"} | after("noise", "photo"),
+    ),
+    "numerics": (
+        setting("devices.npu.numerics", {"conv": "bf16"}),
+        TABLES
+        | {f"{r} {s} npu predicted" for r in ("outputs", "metrics") for s in CONFIG["models"]},
+    ),
+    "timing": (
+        setting("latency.samples", 4),
+        TABLES | {f"latency {s} cpu" for s in CONFIG["models"]},
+    ),
+    "tables": (setting("models.noise.tables", ["provenance"]), {"table noise", "summary"}),
+    "labels": (appended("work/labels.txt", "\nk"), {"table photo", "summary"}),
+    "new system": (
+        setting(
+            "models.added",
+            {
+                "architecture": "timm:test_resnet",
+                "weights": ["seed:1"],
+                "inputs": ["synthetic:2"],
+            },
+        ),
+        {"weights added", "inputs added"} | after("added"),
+    ),
+    "system removed": (lambda p: p.configure(lambda c: c["models"].pop("photo")), {"summary"}),
+    "script": (
+        appended("repository/scripts/metrics.py", "# changed\n"),
+        TABLES | {f"metrics {s} npu predicted" for s in CONFIG["models"]},
+    ),
+    "module": (
+        appended("repository/npu_parity/latency.py", "# changed\n"),
+        TABLES | {f"latency {s} cpu" for s in CONFIG["models"]},
+    ),
+    "nothing, files only touched": (touched("*/**/*.p[yn]*"), set()),
+}
+
+
+@pytest.fixture(scope="module")
+def plans(base, tmp_path_factory):
+    """What each change would run again, planned two at a time."""
+    place = tmp_path_factory.mktemp("plans")
+
+    def plan(name):
+        project = base.copy(place / name)
+        CHANGES[name][0](project)
+        return project.plan()
+
+    with ThreadPoolExecutor(2) as pool:
+        return {name: pool.submit(plan, name) for name in CHANGES}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_runs_again_what_it_touches(plans, name):
+    assert plans[name].result() == CHANGES[name][1]
+
+
+def test_a_changed_seed_is_carried_out(project):
+    untouched = "results/noise/**/*", "results/photo/inputs.*"
+    before = [project.state(pattern) for pattern in untouched]
+    seeded = project.state("results/photo/**/outputs.npy")
+    setting("models.photo.weights", ["seed:3"])(project)
+    project.succeed(*(f"results/{name}/npu/predicted/metrics.json" for name in CONFIG["models"]))
+    assert [project.state(pattern) for pattern in untouched] == before
+    again = project.state("results/photo/**/outputs.npy")
+    assert len(again) == 2 and all(again[file][1] != seeded[file][1] for file in seeded)
+    assert project.json("results/photo/weights.json")["seed"] == 3
+
+
+# What is wrong is told in one line
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (
+            "models.noise.input",
+            ["random:1"],
+            "models.noise: unknown key 'input'; did you mean 'inputs'?",
+        ),
+        ("reference", "tpu", "reference: found 'tpu', expected one of cpu, npu, absent"),
+        (
+            "models.noise.weights",
+            ["seed:one"],
+            "models.noise.weights[0]: found 'seed:one', expected",
+        ),
+        ("models.photo.inputs", ["away.png"], "'away.png'"),
+        ("models.photo.weights", ["path:away.safetensors"], "'away.safetensors'"),
+        ("models.photo.architecture", "away.py:net", "'away.py'"),
+    ],
+)
+def test_wrong_configuration(project, path, value, words):
+    before = project.state("results/**/*")
+    setting(path, value)(project)
+    done = project.run()
+    assert done.returncode != 0
+    assert words in told(done.stdout)
+    assert done.stdout.splitlines()[-1].startswith("error: ")
+    assert project.state("results/**/*") == before
+
+
+WRONG = {
+    "unknown": (
+        "weights",
+        {"architecture": "timm:resnet34x"},
+        "timm has no model 'resnet34x'; did you mean resnet34",
+    ),
+    "truncated": ("weights", {"weights": ["path:truncated.safetensors"]}, "fetch it again"),
+    "lacking": ("weights", {"weights": ["path:lacking.safetensors"]}, "lacks tensor '0.weight'"),
+    "alone": (
+        "weights",
+        {"weights": ["modelscope:owner/name", "huggingface:owner/name"]},
+        "add seed:42 as the last source to go on without a hub",
+    ),
+    "text": ("inputs", {"inputs": ["text.png"]}, "text.png: not a readable image"),
+}
+
+
+@pytest.fixture(scope="module")
+def refused(base, tmp_path_factory):
+    """A run in which five systems are wrong, each in its own way, and one is right."""
+    project = Project.make(tmp_path_factory.mktemp("wrong"), CONFIG)
+    whole = base.folder / "results/noise/weights.safetensors"
+    tensors = load_file(whole)
+    del tensors["0.weight"]
+    save_file(tensors, project.folder / "lacking.safetensors")
+    content = whole.read_bytes()
+    (project.folder / "truncated.safetensors").write_bytes(content[: len(content) // 2])
+    (project.folder / "text.png").write_text("no image")
+    right = {"architecture": "timm:test_resnet", "weights": ["seed:1"], "inputs": ["synthetic:2"]}
+    models = {name: system(**settings) for name, (_, settings, _) in WRONG.items()}
+    setting("models", models | {"right": right})(project)
+    targets = [f"results/{name}/weights.json" for name in models if name != "text"]
+    done = project.run(*targets, "results/text/inputs.npy", "results/right/weights.json")
+    assert done.returncode != 0
+    return project, done.stdout
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input(refused, name):
+    project, output = refused
+    rule, _, words = WRONG[name]
+    line = told((project.folder / f"logs/{name}/{rule}.log").read_text())
+    assert words in line
+    assert output.splitlines().count(line) == 1 and "Traceback" not in output
+    assert not project.files(f"results/{name}/*")
+
+
+def test_others_are_finished(refused):
+    project, _ = refused
+    assert set(project.files("results/*/**/*")) == {
+        "results/right/weights.json",
+        "results/right/weights.safetensors",
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "target"),
+    [
+        ("results/noise/cpu/measured/outputs.npy", "results/noise/npu/predicted/metrics.json"),
+        ("results/noise/weights.safetensors", "results/noise/cpu/measured/outputs.npy"),
+    ],
+)
+def test_damaged_intermediate_is_noticed(project, file, target):
+    path = project.folder / file
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    done = project.run(target)
+    assert done.returncode != 0
+    assert told(done.stdout).startswith(f"error: {file} has SHA-256 {sha256(path)[:12]}")
+    assert target not in project.files()
+
+
+def test_absent_device_that_must_be_measured(project):
+    setting("devices.absent.measure", "always")(project)
+    finished = "results/noise/npu/predicted/metrics.json"
+    (project.folder / finished).unlink()
+    done = project.run("results/noise/absent/measured/outputs.npy", finished)
+    assert done.returncode != 0
+    assert f"device {ABSENT}: " in told(done.stdout) and HINTS[ABSENT] in told(done.stdout)
+    assert finished in project.files() and not project.files("results/noise/absent/measured/*")
+
+
+# Hubs
+
+
+@pytest.fixture(scope="module")
+def served(base, tmp_path_factory):
+    """Systems whose weights came from hubs that answer."""
+    project = Project.make(tmp_path_factory.mktemp("hubs"), CONFIG)
+    both = ["modelscope:owner/name", "huggingface:owner/name", "seed:1"]
+    second = ["modelscope:owner/other", *both[1:]]
+    setting("models", {"first": system(weights=both), "second": system(weights=second)})(project)
+    with HubServer() as server:
+        weights = base.folder / "results/noise/weights.safetensors"
+        project.commit = server.add("owner/name", "model.safetensors", weights.read_bytes())
+        project.env = server.env()
+        project.server = server
+        project.succeed("results/first/weights.json", "results/second/weights.json")
+        project.probes = [r for r in server.requests if r.path == "/"]
+        yield project
+
+
+@pytest.fixture
+def hubs(served, tmp_path):
+    """A copy of `served`, its hubs' caches empty, to which a system is added."""
+    project = served.copy(tmp_path)
+    project.env = hub_env(served.server.url, tmp_path)
+    yield project
+    served.server.fail(None)
+
+
+def add(project, name, *sources):
+    project.configure(lambda config: config["models"].update({name: system(weights=[*sources])}))
+    return f"results/{name}/weights.json"
+
+
+FROM_HUBS = ("modelscope:owner/name", "huggingface:owner/name")
+
+
+def test_weights_come_from_the_first_hub_that_has_them(served, base):
+    file = base.folder / "results/noise/weights.safetensors"
+    first, second = (served.json(f"results/{name}/weights.json") for name in ("first", "second"))
+    for found, source in zip((first, second), FROM_HUBS, strict=True):
+        assert found["source"] == source
+        assert (found["repo"], found["file"]) == ("owner/name", "model.safetensors")
+        assert (found["revision"], found["pretrained"]) == (served.commit, True)
+        assert found["file_sha256"] == sha256(file)
+    assert first["tried"] == []
+    (failure,) = second["tried"]
+    assert failure["source"] == "modelscope:owner/other" and "HTTP 404" in failure["failed"]
+    tensors = load_file(file)
+    for name in ("first", "second"):
+        fetched = load_file(served.folder / f"results/{name}/weights.safetensors")
+        assert fetched.keys() == tensors.keys()
+        assert all(np.array_equal(fetched[key], tensors[key]) for key in tensors)
+
+
+def test_each_hub_is_asked_once_and_the_answers_are_removed(served):
+    assert len(served.probes) == 2
+    assert "results/hubs.json" not in served.files()
+
+
+def test_second_hub_where_the_first_is_down(hubs):
+    hubs.env |= hub_env(NOWHERE, hubs.place, "modelscope")
+    target = add(hubs, "third", *FROM_HUBS)
+    earlier = [f"results/{name}/weights.json" for name in ("first", "second")]
+    assert hubs.plan(target, *earlier) == {"weights third"}
+    hubs.succeed(target, *earlier)
+    found = hubs.json(target)
+    assert found["source"] == FROM_HUBS[1]
+    (failure,) = found["tried"]
+    assert failure["source"] == FROM_HUBS[0] and "connection refused" in failure["failed"]
+
+
+def test_no_hub(hubs):
+    online = hubs.env
+    hubs.env = hub_env(NOWHERE, hubs.place)
+    seeded, strict = add(hubs, "seeded", *FROM_HUBS, "seed:7"), add(hubs, "strict", *FROM_HUBS)
+    done = hubs.run(seeded, strict)
+    assert done.returncode != 0 and "connection refused" in told(done.stdout)
+    found = hubs.json(seeded)
+    assert (found["source"], found["pretrained"]) == ("seed:7", False)
+    assert [t["source"] for t in found["tried"]] == [*FROM_HUBS]
+    assert all("connection refused" in t["failed"] for t in found["tried"])
+    assert not hubs.files("results/strict/*")
+    hubs.env = online  # what the hubs said in that run is no longer believed
+    hubs.succeed(strict, seeded)
+    assert hubs.json(strict)["source"] == FROM_HUBS[0]
+    assert hubs.json(seeded) == found
+    assert "results/hubs.json" not in hubs.files()
+
+
+def test_corrupt_download_never_becomes_weights(hubs, served):
+    target = add(hubs, "corrupt", *FROM_HUBS, "seed:7")
+    served.server.fail("corrupt")
+    done = hubs.run(target)
+    assert done.returncode != 0 and "the downloaded bytes have sha256" in told(done.stdout)
+    assert not hubs.files("results/corrupt/*")
+
+
+# Again, and after a kill
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """One system from nothing, killed while its weights were written, completed on one core."""
+    project = Project.make(tmp_path_factory.mktemp("killed"), CONFIG)
+    target = "results/noise/npu/predicted/metrics.json"
+    written = project.folder / "results/noise/weights.safetensors"
+    running = subprocess.Popen(**project.command("--cores", "2", target), start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not written.exists() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    written.write_bytes(written.read_bytes()[:100])  # as a plain writer leaves it
+    project.locked = project.run(target)
+    project.succeed("--unlock")
+    project.completed = project.run(target, cores=1)
+    return project
+
+
+def test_a_killed_run_is_unlocked_and_completed(resumed):
+    assert resumed.locked.returncode != 0 and "--unlock" in resumed.locked.stdout
+    assert resumed.completed.returncode == 0, resumed.completed.stdout
+
+
+FILES = (
+    "weights.safetensors",
+    "weights.json",
+    "inputs.npy",
+    "inputs.json",
+    "cpu/measured/outputs.npy",
+    "cpu/measured/run.json",
+    "npu/predicted/outputs.npy",
+    "npu/predicted/run.json",
+    "npu/predicted/metrics.json",
+)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_same_bytes_in_another_folder_and_after_a_kill(base, resumed, file):
+    first, second = (p.folder / "results/noise" / file for p in (base, resumed))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_lint(project):
+    assert "Congratulations" in project.succeed("--lint")
