@@ -8,6 +8,7 @@ include: "rules/common.smk"
 include: "rules/inputs.smk"
 include: "rules/weights.smk"
 include: "rules/outputs.smk"
+include: "rules/operators.smk"
 include: "rules/parity.smk"
 include: "rules/latency.smk"
 include: "rules/report.smk"
@@ -19,6 +20,7 @@ rule all:
         expand("results/{system}/inputs.npy", system=SYSTEMS),
         expand("results/{system}/{run}/outputs.npy", system=SYSTEMS, run=RUNS),
         expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
+        expand("results/{system}/{run}/operators.csv", system=SYSTEMS, run=MEASURED),
         expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=MEASURED),
         expand("results/tables/{system}.md", system=SYSTEMS),
         "results/tables/summary.md",

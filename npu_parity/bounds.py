@@ -148,7 +148,7 @@ class _Operator:
     def magnitude(self) -> Tensor:
         """Return the operator's sum over the magnitudes of its first operand."""
         name = next(iter(self.arguments))
-        return self.run(**{name: self[name].abs()})
+        return self.run(**{name: self[name].double().abs()})
 
 
 Rule = Callable[[_Operator, Any], Tensor | tuple[Tensor, ...] | None]

@@ -19,7 +19,7 @@ from npu_parity import metrics, outputs, verdict
 from npu_parity.devices import Device, configured
 from npu_parity.divergence import Step, divergence, first_beyond
 from npu_parity.errors import ParityError
-from npu_parity.numerics import FORMATS, PRESETS, Numerics, emulate
+from npu_parity.numerics import FORMATS, PRESETS, Numerics, candidate, coarser, emulate
 from npu_parity.operators import OperatorResult, check_operators, execute
 from npu_parity.program import differences
 from npu_parity.recording import Call, record
@@ -140,7 +140,7 @@ class Original:
     def predictions(self) -> dict[str, np.ndarray]:
         """What the reference would compute in each format, where the device may round."""
         known = {self.promised: self.runs.predicted, Numerics(): self.runs.reference}
-        candidates = {name: verdict.candidate(self.promised, name) for name in FORMATS}
+        candidates = {name: candidate(self.promised, name) for name in FORMATS}
         return {
             name: known[candidate]
             if candidate in known
@@ -202,7 +202,7 @@ class Original:
                 (
                     Answer(1, not findings, tuple(findings)),
                     verdict.same_kernels(operators),
-                    verdict.same_answer(runs, self.names, verdict.coarser(found, self.promised)),
+                    verdict.same_answer(runs, self.names, coarser(found, self.promised)),
                     verdict.enough_evidence(runs, self.task, self.pretrained),
                 )
             ),

@@ -106,15 +106,21 @@ def hubs_of(*systems: dict[str, Any]) -> list[str]:
 
 
 def network_files(system: dict[str, Any]) -> list[str]:
-    """Return the user's own file that builds the network, if it is one."""
-    file = own_file(system["architecture"])
-    return [str(file)] if file else []
+    """Return the user's own files that build the network and its port, if there are any."""
+    named = [system[key] for key in ("architecture", "ported") if key in system]
+    return [str(file) for file in dict.fromkeys(map(own_file, named)) if file]
 
 
 def weight_files(system: dict[str, Any]) -> list[str]:
     """Return the user's own files that weights are made from."""
     paths = [s.removeprefix("path:") for s in system["weights"] if s.startswith("path:")]
-    return [path.partition("#")[0] for path in paths] + network_files(system)
+    network = own_file(system["architecture"])
+    return [path.partition("#")[0] for path in paths] + [str(network)] * bool(network)
+
+
+def label_files(system: dict[str, Any]) -> list[str]:
+    """Return the file of class names, if there is one."""
+    return [str(find(system["labels"], "labels"))] if "labels" in system else []
 
 
 def find(file: str, wanted_by: str) -> Path:

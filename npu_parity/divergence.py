@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from npu_parity.operators import OperatorResult
-from npu_parity.recording import Call
+from npu_parity.recording import Call, tensors
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,10 @@ def first_beyond(steps: Sequence[Step], envelope: float) -> Step | None:
 
 
 def _distance(reference: Any, other: Any) -> float | None:
-    if not torch.is_tensor(reference) or not reference.is_floating_point():
+    """Return the relative L2 error of an operator's first result, in float64."""
+    pair = [next(iter(tensors(result)), None) for result in (reference, other)]
+    if any(t is None or not t.is_floating_point() for t in pair) or pair[0].shape != pair[1].shape:
         return None
-    r, o = reference.double(), other.to("cpu").double()
+    r, o = (t.to("cpu").double() for t in pair)
     size = r.norm().item()
     return ((o - r).norm().item() / size) if size else None

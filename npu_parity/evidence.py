@@ -22,7 +22,10 @@ import numpy as np
 from npu_parity.errors import ParityError
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORDED = ("torch", "torchvision", "torch-npu", "timm", "numpy", "pillow", "safetensors")
+RECORDED = (
+    *("torch", "torchvision", "torch-npu", "timm", "numpy", "pillow", "safetensors"),
+    "scikit-image",
+)
 
 
 def sha256(path: str | Path) -> str:

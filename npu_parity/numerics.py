@@ -10,7 +10,7 @@ alone is therefore a prediction of what such a unit returns::
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -237,6 +237,29 @@ _FUSED = {
 @cache
 def _is_composite(func: torch._ops.OpOverload) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+def candidate(promised: Numerics, name: str) -> Numerics:
+    """Return `promised` with the format `name` wherever the device may round operands."""
+    if promised.is_exact:
+        return replace(promised, conv=name, depthwise_conv=None, matmul=name)
+    changed = {k: name for k in ("conv", "depthwise_conv", "matmul") if _rounds(promised, k)}
+    return replace(promised, **changed)
+
+
+def coarser(found: str | None, promised: Numerics) -> str | None:
+    """Return a finding where the numerics found are coarser than every promised format."""
+    if found is None:
+        return None
+    formats = {promised.conv, promised.depthwise_conv or promised.conv, promised.matmul}
+    if FORMATS[found].mantissa_bits >= min(FORMATS[f].mantissa_bits for f in formats):
+        return None
+    return f"the device computes as {found} would, where {'/'.join(sorted(formats))} was promised"
+
+
+def _rounds(promised: Numerics, kind: str) -> bool:
+    value = getattr(promised, kind)
+    return value is not None and value != "fp32"
 
 
 class Emulation(TorchDispatchMode):

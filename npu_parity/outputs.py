@@ -69,13 +69,20 @@ def forward(
 ) -> np.ndarray:
     """Return the outputs of `model`, in whatever mode it is, on a torch device that it lies on.
 
-    They are as precise as the inputs, whatever the network returns.
+    They are as precise as the inputs, whatever the network returns. ParityError where it cannot
+    take them.
     """
     rows = []
     with torch.no_grad():
         for start in range(0, len(inputs), batch):
             part = torch.from_numpy(inputs[start : start + batch]).to(target)
-            rows.append(_columns(model(part), len(part)).to(part.dtype).cpu().numpy())
+            try:
+                result = model(part)
+            except RuntimeError as error:
+                reason, shape = str(error).splitlines()[0], tuple(part.shape)
+                name = type(model).__name__
+                raise ParityError(f"{name} on inputs of shape {shape}: {reason}") from error
+            rows.append(_columns(result, len(part)).to(part.dtype).cpu().numpy())
     return np.concatenate(rows)
 
 

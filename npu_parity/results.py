@@ -5,6 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from npu_parity import evidence
 from npu_parity.config import find, published_figures
 from npu_parity.errors import ParityError
@@ -70,6 +72,12 @@ class System:
     def metrics(self) -> dict[str, dict[str, Any]]:
         """``metrics.json`` of every run but the reference."""
         return {r: evidence.read_json(self.folder / r / "metrics.json") for r in self.runs[1:]}
+
+    @cached_property
+    def operators(self) -> dict[str, pd.DataFrame]:
+        """``operators.csv`` of every measured run."""
+        measured = [r for r in self.runs if r.endswith("/measured")]
+        return {r: pd.read_csv(self.folder / r / "operators.csv") for r in measured}
 
     @cached_property
     def latency(self) -> dict[str, dict[str, Any]]:

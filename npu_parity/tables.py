@@ -11,6 +11,7 @@ import pandas as pd
 
 from npu_parity import criteria
 from npu_parity.results import PUBLISHED, System, title
+from npu_parity.verdict import QUESTIONS
 
 NONE = "—"
 
@@ -190,6 +191,31 @@ def rules(system: System) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def verdicts(system: System) -> pd.DataFrame:
+    """The four questions, one row each, with the findings of every run."""
+    rows = [{"Question": f"{n}. {text}?"} for n, text in QUESTIONS.items()]
+    rows.insert(0, {"Question": "verdict"})
+    for run, found in system.metrics.items():
+        judged = found["verdict"]
+        answers = {a["question"]: a for a in judged["questions"]}
+        rows[0][title(run)] = f"**{judged['verdict']}**, {judged['evidence']} evidence"
+        for row, number in zip(rows[1:], QUESTIONS, strict=True):
+            row[title(run)] = _answered(answers.get(number))
+    return pd.DataFrame(rows) if system.metrics else pd.DataFrame()
+
+
+def operators(system: System) -> pd.DataFrame:
+    """Each kind of operator: how many, and the largest error as a share of its bound."""
+    rows: dict[str, dict[str, str]] = {}
+    for run, found in system.operators.items():
+        for name, group in found.groupby("operator"):
+            short = name.removeprefix("aten.").partition(".")[0]
+            row = rows.setdefault(name, {"Operator": short, "Count": str(len(group))})
+            largest = group["max_error_of_bound"].max()
+            row[title(run)] = NONE if pd.isna(largest) else number(largest)
+    return pd.DataFrame(rows.values()).fillna(NONE)
+
+
 SECTIONS: dict[str, tuple[str, Callable[[System], pd.DataFrame], str]] = {
     "top5": ("Top 5", top5, "metrics.json"),
     "errors": ("Difference from the reference", errors, "metrics.json"),
@@ -198,6 +224,8 @@ SECTIONS: dict[str, tuple[str, Callable[[System], pd.DataFrame], str]] = {
     "latency": ("Latency", latency, "latency.json"),
     "provenance": ("Weights", provenance, "weights.json"),
     "criteria": ("Published criteria", rules, "metrics.json"),
+    "verdict": ("Verdict", verdicts, "metrics.json"),
+    "operators": ("Operators against their bounds", operators, "operators.csv"),
 }
 
 
@@ -225,8 +253,10 @@ def summary(rows: list[dict[str, Any]], left_out: dict[str, str]) -> str:
     notes = [
         "*Predicted*: the device's numerics emulated on the reference, nothing executed there. "
         "*Measured*: executed on this machine. *Published*: as a report printed it for a real "
-        "Ascend NPU, with its own weights and inputs. Relative: relative L2 error. Latency: mean ± "
-        "standard deviation of a batch of one, in ms."
+        "Ascend NPU, with its own weights and inputs. Relative: relative L2 error. Operators: the "
+        "largest error of any operator as a share of its bound. Criterion: the report's own pass "
+        "rule. Verdict: this project's, and what the evidence is worth. Latency: mean ± standard "
+        "deviation of a batch of one, in ms."
     ]
     notes += [f"{device} is left out: {reason}." for device, reason in left_out.items()]
     return "\n\n".join([markdown(frame), *notes]) + "\n"
@@ -246,13 +276,17 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
         found, timed = system.metrics.get(run), system.latency.get(run)
         row = about | {"device": device, "run": kind, "reference": found is None}
         row |= _compared(system, found or {})
+        row["verdict"] = found["verdict"] if found else None
+        checked = system.operators.get(run)
+        row["operators"] = None if checked is None else float(checked["max_error_of_bound"].max())
         row["criterion"] = found["criteria"].get(system.criterion) if found else None
         row["latency"] = (
             {k: v for k, v in timed["batch_sizes"]["1"].items() if k != "samples"}
             if timed and "1" in timed["batch_sizes"]
             else None
         )
-        files = ["run.json"] + ["metrics.json"] * bool(found) + ["latency.json"] * bool(timed)
+        files = ["run.json"] + ["metrics.json"] * bool(found)
+        files += ["operators.csv", "latency.json"] * bool(timed)
         row["files"] = [str(system.folder / run / file) for file in files]
         rows.append(row)
     if system.published:
@@ -263,6 +297,7 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
 def _published_row(system: System) -> dict[str, Any]:
     printed = system.published["metrics"]
     row = {"device": "npu", "run": "published", "reference": False}
+    row |= {"verdict": None, "operators": None}
     row |= _compared(system, printed)
     row["criterion"] = criteria.CRITERIA[system.criterion].judge(printed)
     printed_times = system.published.get("latency", {}).get("npu", {})
@@ -294,7 +329,9 @@ def _summary_cells(row: dict[str, Any]) -> dict[str, str]:
         "1 − cos": number(row["one_minus_cosine"], 2),
         "Top-1": metric("top1_match", row["top1_match"]),
         "Top-5": metric("top5_overlap", row["top5_overlap"]),
+        "Operators": number(row["operators"]),
         "Criterion": _judged(criterion) if criterion else NONE,
+        "Verdict": _verdict(row["verdict"]),
         "Latency": _mean(timed),
     }
 
@@ -311,6 +348,19 @@ def _timings(sizes: dict[str, dict[str, Any]]) -> dict[str, str]:
 def _mean(timed: dict[str, Any]) -> str:
     spread = f" ± {number(timed['std'], 2)}" if timed.get("std") is not None else ""
     return number(timed.get("mean")) + spread
+
+
+def _verdict(judged: dict[str, Any] | None) -> str:
+    if judged is None:
+        return NONE
+    asked = f", question {judged['failed_question']}" if judged["failed_question"] else ""
+    return f"{judged['verdict']}{asked} ({judged['evidence']})"
+
+
+def _answered(answer: dict[str, Any] | None) -> str:
+    if answer is None:
+        return "not asked: nothing was measured"
+    return "; ".join(answer["findings"][:3]) or "yes"
 
 
 def _judged(judged: dict[str, Any]) -> str:
@@ -347,7 +397,7 @@ def _sources(system: System, file: str) -> str:
     if file == "weights.json":
         files = [system.folder / file]
     else:
-        runs = system.latency if file == "latency.json" else system.metrics
+        runs = system.metrics if file == "metrics.json" else system.latency
         files = [system.folder / run / file for run in runs]
     return "From " + ", ".join(f"`{path}`" for path in files) + "."
 
@@ -356,5 +406,15 @@ def brief(rows: list[dict[str, Any]]) -> str:
     """Return the summary as plain text that fits a terminal."""
     frame = pd.DataFrame(_summary_cells(row) for row in rows)
     frame.loc[frame["System"].duplicated(), "System"] = ""
-    columns = ["System", "Device", "Run", "Max abs", "1 − cos", "Top-1", "Criterion", "Latency"]
+    columns = [
+        "System",
+        "Device",
+        "Run",
+        "Max abs",
+        "1 − cos",
+        "Top-1",
+        "Criterion",
+        "Verdict",
+        "Latency",
+    ]
     return frame[columns].to_markdown(index=False, tablefmt="simple", disable_numparse=True)

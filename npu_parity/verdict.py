@@ -12,7 +12,7 @@ a constant of this module; those of the second are in `bounds`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from npu_parity import metrics
 from npu_parity.errors import ParityError
-from npu_parity.numerics import FORMATS, Numerics
 
 # A device rounds otherwise than the emulation does: it adds in another order and fuses operators.
 # Each alone moves the error of a network by less than its own size; 4 leaves room for both.
@@ -234,29 +233,6 @@ def nearest_numerics(measured: NDArray, predictions: Mapping[str, NDArray]) -> s
     distances = {n: np.linalg.norm(m - p.astype(np.float64)) for n, p in predictions.items()}
     finite = {n: d for n, d in distances.items() if np.isfinite(d)}
     return min(finite, key=finite.get) if finite else None
-
-
-def candidate(promised: Numerics, name: str) -> Numerics:
-    """Return `promised` with the format `name` wherever the device may round operands."""
-    if promised.is_exact:
-        return replace(promised, conv=name, depthwise_conv=None, matmul=name)
-    changed = {k: name for k in ("conv", "depthwise_conv", "matmul") if _rounds(promised, k)}
-    return replace(promised, **changed)
-
-
-def coarser(found: str | None, promised: Numerics) -> str | None:
-    """Return a finding where the numerics found are coarser than every promised format."""
-    if found is None:
-        return None
-    formats = {promised.conv, promised.depthwise_conv or promised.conv, promised.matmul}
-    if FORMATS[found].mantissa_bits >= min(FORMATS[f].mantissa_bits for f in formats):
-        return None
-    return f"the device computes as {found} would, where {'/'.join(sorted(formats))} was promised"
-
-
-def _rounds(promised: Numerics, kind: str) -> bool:
-    value = getattr(promised, kind)
-    return value is not None and value != "fp32"
 
 
 def _flips(

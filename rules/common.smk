@@ -33,13 +33,14 @@ SYSTEMS = list(config["models"])
 PLANNED, LEFT_OUT = configuration.runs(config)
 RUNS = [f"{device}/{run}" for device, run in PLANNED]
 REFERENCE, *COMPARED = RUNS
+EXACT = f"{config['reference']}/exact"
 MEASURED = [f"{device}/{run}" for device, run in PLANNED if run == "measured"]
 
 
 wildcard_constraints:
     system="|".join(SYSTEMS),
     device="|".join(config["devices"]),
-    run="measured|predicted",
+    run="measured|predicted|exact",
 
 
 def script(name: str) -> str:
@@ -67,6 +68,13 @@ def setting(wildcard: str, key: str):
 def of_system(find):
     """Return a function of the wildcards: what `find` finds in the system's settings."""
     return lambda wildcards: find(config["models"][wildcards.system])
+
+
+def ported(wildcards) -> list[str]:
+    """Return the option that names a port's own architecture, for measured runs of devices."""
+    system, run = config["models"][wildcards.system], wildcards.get("run", "measured")
+    own = run == "measured" and wildcards.device != config["reference"]
+    return ["--ported", system["ported"]] if own and "ported" in system else []
 
 
 def shown(system: str) -> dict:

@@ -22,6 +22,7 @@ rule latency:
         folder=subpath(input.weights, parent=True),
         backend=setting("device", "backend"),
         numerics=setting("device", "numerics"),
+        ported=ported,
         batch_sizes=config["latency"]["batch_sizes"],
         warmup=config["latency"]["warmup"],
         samples=config["latency"]["samples"],
@@ -31,5 +32,5 @@ rule latency:
     shell:
         "python {params.script:q} {params.batch_sizes} --weights-folder {params.folder:q} "
         "--inputs {input.inputs:q} --backend {params.backend} --numerics {params.numerics:q} "
-        "--warmup {params.warmup} --samples {params.samples} "
+        "{params.ported:q} --warmup {params.warmup} --samples {params.samples} "
         "--batch-samples {params.batch_samples} --threads {threads} --output {output:q} 2> {log:q}"

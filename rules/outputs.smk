@@ -24,10 +24,11 @@ rule outputs:
         folder=subpath(input.weights, parent=True),
         backend=setting("device", "backend"),
         numerics=setting("device", "numerics"),
+        ported=ported,
         batch=setting("system", "batch"),
         script=script("outputs"),
         code=code("outputs"),
     shell:
         "python {params.script:q} --weights-folder {params.folder:q} --inputs {input.inputs:q} "
         "--run {wildcards.run} --backend {params.backend} --numerics {params.numerics:q} "
-        "--batch {params.batch} --threads {threads} --output {output.array:q} 2> {log:q}"
+        "{params.ported:q} --batch {params.batch} --threads {threads} --output {output.array:q} 2> {log:q}"

@@ -7,9 +7,11 @@ in: sidecars, metrics.json and latency.json   out: tables/*.md, summary.json
 rule table:
     input:
         "results/{system}/weights.json",
+        of_system(configuration.label_files),
         "results/{system}/inputs.json",
         expand("results/{{system}}/{run}/run.json", run=RUNS),
         expand("results/{{system}}/{run}/metrics.json", run=COMPARED),
+        expand("results/{{system}}/{run}/operators.csv", run=MEASURED),
         expand("results/{{system}}/{run}/latency.json", run=MEASURED),
     output:
         "results/tables/{system}.md",
@@ -35,6 +37,7 @@ rule summary:
         expand("results/{system}/inputs.json", system=SYSTEMS),
         expand("results/{system}/{run}/run.json", system=SYSTEMS, run=RUNS),
         expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
+        expand("results/{system}/{run}/operators.csv", system=SYSTEMS, run=MEASURED),
         expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=MEASURED),
     output:
         "results/summary.json",

@@ -15,6 +15,7 @@ def main(
     batch_sizes: Annotated[list[int], typer.Argument(help="e.g. 1 4 8 16")],
     backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
     numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    ported: Annotated[str, typer.Option(help="the port's own architecture, if it has one")] = "",
     warmup: Annotated[int, typer.Option(help="passes not counted, each batch size")] = 3,
     samples: Annotated[int, typer.Option(help="counted passes of a batch of one")] = 100,
     batch_samples: Annotated[int, typer.Option(help="counted passes of a larger batch")] = 10,
@@ -27,8 +28,9 @@ def main(
     device = devices.Device(backend, numerics)
     array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
     used = devices.use_threads(threads, device)
+    model = checkpoints.load(weights_folder, ported or None)
     timings = time_forward(
-        checkpoints.load(weights_folder),
+        model,
         array[:1],
         device,
         batch_sizes,

@@ -9,7 +9,7 @@ import typer
 from npu_parity import checkpoints, cli, evidence, verdict
 from npu_parity.check import Original
 from npu_parity.devices import Device, configured, use_threads
-from npu_parity.numerics import probe
+from npu_parity.numerics import coarser, probe
 
 
 def main(
@@ -36,7 +36,7 @@ def main(
         output,
         {
             "found": found,
-            "coarser": verdict.coarser(found, original.promised),
+            "coarser": coarser(found, original.promised),
             "distances": {n: float(d) if np.isfinite(d) else None for n, d in distances.items()},
             "probe": probed,
             "versions": evidence.versions(),

@@ -11,6 +11,7 @@ import typer
 from npu_parity import checkpoints, cli, evidence
 from npu_parity.check import Original
 from npu_parity.devices import Device, use_threads
+from npu_parity.verdict import Answer, same_kernels
 
 
 def main(
@@ -29,6 +30,7 @@ def main(
     original = Original(checkpoints.load(weights_folder), array[:1], device)
     port = checkpoints.load(weights_folder, ported or None)
     differences, operators = original.differences(port), original.operators
+    answers = (Answer(1, not differences, tuple(differences)), same_kernels(operators))
     frame = pd.DataFrame(result.row() for result in operators)
     unbounded = {r.operator for r in operators if r.note.startswith("no bound")}
     steps = pd.DataFrame(asdict(step) for step in original.follow(port))
@@ -37,12 +39,10 @@ def main(
     evidence.write_json(
         output / "program.json",
         {
-            "differences": differences,
+            "answers": [asdict(answer) for answer in answers],
             "operators": len(operators),
             "largest_error_of_bound": frame["max_error_of_bound"].max(),
-            "without_bound": sorted(
-                {r.operator for r in operators if r.note.startswith("no bound")}
-            ),
+            "without_bound": sorted(unbounded),
             "threads": torch.get_num_threads(),
             "versions": evidence.versions(),
         },

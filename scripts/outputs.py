@@ -1,7 +1,7 @@
 """Run a system on a device, or predict the device: outputs.npy and its sidecar run.json."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,9 +12,12 @@ def main(
     weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
     inputs: Annotated[Path, typer.Option(help="inputs.npy, its sidecar beside it")],
     output: Annotated[Path, typer.Option(help="outputs.npy; run.json lies beside it")],
-    run: Annotated[str, typer.Option(help="measured or predicted")] = "measured",
+    run: Annotated[
+        Literal["measured", "predicted", "exact"], typer.Option(help="exact: in float64")
+    ] = "measured",
     backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
     numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    ported: Annotated[str, typer.Option(help="the port's own architecture, if it has one")] = "",
     batch: Annotated[int, typer.Option(help="inputs computed at a time")] = 1,
     threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
 ) -> None:
@@ -25,7 +28,7 @@ def main(
     device = devices.Device(backend, numerics)
     array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
     used = devices.use_threads(threads, device)
-    model = checkpoints.load(weights_folder)
+    model = checkpoints.load(weights_folder, ported or None)
     result = outputs.RUNS[run](model, array, device, batch)
     executed_on = backend if run == "measured" else "cpu"
     digest = evidence.write_array(output, result)

@@ -221,7 +221,9 @@ def test_files_of_the_contract(base):
             f"results/{name}/npu/predicted/metrics.json",
             f"results/{name}/cpu/measured/latency.json",
         }
-    assert set(base.files()) == expected
+    files = base.files()
+    assert expected <= set(files)
+    assert not [name for name in files if Path(name).name.startswith(".")]  # half-written ones
 
 
 @pytest.mark.parametrize("name", ["noise", "photo"])
@@ -264,6 +266,7 @@ def test_npu_is_predicted_and_says_so(base):
         "npu",
         "cpu",
     )
+    assert not base.files("results/*/npu/measured/*") and not base.files("results/*/npu/*/latency*")
     rows = [r for r in base.json("results/summary.json")["rows"] if r["device"] == "npu"]
     assert [(r["run"], r["latency"]) for r in rows] == [("predicted", None)] * 2
     for table in base.files("results/tables/*.md").values():
