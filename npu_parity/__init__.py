@@ -3,21 +3,20 @@
 >>> import npu_parity
 >>> system = npu_parity.load("efficientnet_lite0", device="cpu")
 >>> print(*system.predict(["cat.jpg"]))
+
+>>> print(npu_parity.check_port(reference, ported, inputs, device="npu"))
 """
 
+import importlib
 from typing import Any
 
-__all__ = ["ParityError", "load"]
+__all__ = ["ParityError", "check_port", "load"]
+
+_HOMES = {"load": "system", "check_port": "check", "ParityError": "errors"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for only now: torch takes seconds, and planning a run needs none."""
-    if name == "load":
-        from npu_parity.system import load
-
-        return load
-    if name == "ParityError":
-        from npu_parity.errors import ParityError
-
-        return ParityError
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"npu_parity.{_HOMES[name]}"), name)

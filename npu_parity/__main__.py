@@ -12,7 +12,7 @@ app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
 @app.callback()
 def npu_parity() -> None:
-    """Ask a system of the configuration about images of your own."""
+    """Ask a system about images of your own, or a device about its arithmetic."""
 
 
 @app.command()
@@ -26,6 +26,25 @@ def predict(
     from npu_parity.system import load
 
     print(*load(system, device, config).predict(image), sep="\n")
+
+
+@app.command()
+def probe(
+    device: Annotated[str, typer.Option(help="a name among the configuration's devices")] = "cpu",
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+) -> None:
+    """Print how many mantissa bits of float32 operands a device keeps, and how it rounds."""
+    from npu_parity import config as configuration
+    from npu_parity import devices, numerics
+
+    chosen = configuration.device(configuration.load(config), device, config)
+    devices.use_threads(devices.cpus(), chosen)
+    with devices.configured(chosen) as target:
+        found = numerics.probe(device=target)
+    for kind, result in found.items():
+        rounding = f", rounding {result['rounding']}" if result["rounding"] else ""
+        name = result["format"] or "no known format"
+        print(f"{device} {kind}: {result['mantissa_bits']} mantissa bits{rounding} ({name})")
 
 
 def main() -> None:

@@ -102,7 +102,9 @@ def exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | N
     if call.arguments.get("accumulate") or call.arguments.get("reduce"):
         return None
     computed = any(result.is_floating_point() for result in results)
-    if call.func.is_view or call.name in _EQUAL or not (computed or call.name in _RANDOM):
+    equal = call.func.is_view or call.name in _EQUAL or call.arguments.get("rounding_mode")
+    random = torch.Tag.nondeterministic_seeded in call.func.tags
+    if equal or not (computed or random):
         return [Expected(exact, None) for exact in tensors(_Operator(call).run())]
     if call.name in _EQUAL_VALUES:
         values = tensors(_Operator(call).run())[0]
@@ -183,7 +185,6 @@ _EQUAL_VALUES = {
     *("max_pool2d_with_indices", "max_pool3d_with_indices", "fractional_max_pool2d"),
     *("adaptive_max_pool2d", "adaptive_max_pool3d", "topk", "sort", "kthvalue"),
 }
-_RANDOM = {"bernoulli", "multinomial", "rand", "randint", "randn", "randperm", "native_dropout"}
 
 
 # --- Sums of products
@@ -443,9 +444,7 @@ def _mul(operator: _Operator, exact: Tensor) -> Tensor:
 
 
 @_bounds("div")
-def _div(operator: _Operator, exact: Tensor) -> Tensor | None:
-    if operator.arguments.get("rounding_mode"):
-        return None
+def _div(operator: _Operator, exact: Tensor) -> Tensor:
     return (ROOT + 2 * U) * exact.abs() + TINY
 
 
@@ -531,9 +530,10 @@ def _hard(operator: _Operator, exact: Tensor) -> Tensor:
     return (6 * U + ROOT) * factor + TINY
 
 
-@_bounds("elu")
+@_bounds("elu", "celu")
 def _elu(operator: _Operator, exact: Tensor) -> Tensor:
-    negative = (operator["self"] < 0) * abs(operator["alpha"] * operator["scale"])
+    scale = abs(operator["alpha"] * operator.arguments.get("scale", 1))
+    negative = (operator["self"] < 0) * scale
     return 3 * U * exact.abs() + (FUNCTION + 4 * U) * negative + TINY
 
 

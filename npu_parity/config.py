@@ -136,6 +136,24 @@ def published_figures() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "data" / "published.yaml").read_text(encoding="utf-8"))
 
 
+def device(config: dict[str, Any], name: str, path: str | Path) -> devices.Device:
+    """Return a device of the configuration; ParityError where it has none of that name."""
+    chosen = _named(config, "devices", name, path)
+    return devices.Device(chosen["backend"], chosen["numerics"])
+
+
+def system(config: dict[str, Any], name: str, path: str | Path) -> dict[str, Any]:
+    """Return the settings of a system; ParityError where there is none of that name."""
+    return _named(config, "models", name, path)
+
+
+def _named(config: dict[str, Any], section: str, name: str, path: str | Path) -> dict[str, Any]:
+    if name not in config[section]:
+        kind = {"devices": "device", "models": "system"}[section]
+        raise ParityError(f"{path}: no {kind} {name!r}, expected {', '.join(config[section])}")
+    return config[section][name]
+
+
 def runs(config: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Return the runs (device, measured or predicted) of every system, and devices left out.
 

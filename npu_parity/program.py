@@ -80,11 +80,14 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
 
 
+def _bits(tensor: Tensor) -> Tensor:
+    sizes = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+    integer = sizes.get(tensor.element_size(), torch.int64)
+    return tensor.detach().cpu().contiguous().view(integer)
+
+
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    if (a.shape, a.dtype) != (b.shape, b.dtype):
-        return False
-    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32}.get(a.element_size(), torch.int64)
-    return torch.equal(*(t.detach().cpu().contiguous().view(integer) for t in (a, b)))
+    return _kind(a) == _kind(b) and torch.equal(_bits(a), _bits(b))
 
 
 def _structure(reference: nn.Module, ported: nn.Module) -> Found:
@@ -111,9 +114,9 @@ def _values(reference: nn.Module, ported: nn.Module) -> Found:
     for name, a in _state(reference).items():
         b = found.get(name, a)
         if _kind(a) == _kind(b) and not _same_bits(a, b):
-            gaps = (b.cpu().double() - a.cpu().double()).abs()
-            count = f"{int((gaps != 0).sum())} of {a.numel()} values"
-            yield name, f"{name} differs from the reference's in {count}, by up to {gaps.max():.3g}"
+            count = f"{int((_bits(a) != _bits(b)).sum())} of {a.numel()} values"
+            gap = (b.cpu().double() - a.cpu().double()).abs().max()
+            yield name, f"{name} differs from the reference's in {count}, by up to {gap:.3g}"
 
 
 def _kind(tensor: Tensor) -> str:
@@ -185,6 +188,7 @@ class _Step:
     module: str
     name: str
     arguments: dict[str, Any]
+    results: int
 
     def __str__(self) -> str:
         return self.name.strip("_").removeprefix("native_")
@@ -211,10 +215,14 @@ def _steps(calls: list[Call], model: nn.Module) -> list[_Step]:
             sources = [arguments["self"].source]
         else:
             sources = [(len(steps), i) for i in range(len(results))]
-            steps.append(_Step(call.module, _OTHER_NAMES.get(call.name, call.name), arguments))
+            name = _OTHER_NAMES.get(call.name, call.name)
+            steps.append(_Step(call.module, name, arguments, len(results)))
         for result, source in zip(results, sources, strict=True):
-            if source is not None:
+            if source is not None and call.func._schema.is_mutable:
                 made[_key(result)] = written[_memory(result)] = source
+            elif source is not None:  # a view of all of a tensor is that tensor
+                made.setdefault(_key(result), source)
+                written.setdefault(_memory(result), source)
     return steps
 
 
@@ -285,5 +293,7 @@ def _operators(expected: list[_Step], found: list[_Step]) -> Found:
 def _origin(operand: _Operand, steps: list[_Step]) -> str:
     if operand.source is None:
         return operand.name or "an input or a constant"
-    step = steps[operand.source[0]]
-    return f"{step} ({step.module})" if step.module else str(step)
+    index, result = operand.source
+    step = steps[index]
+    name = f"{step}[{result}]" if step.results > 1 else str(step)
+    return f"{name} ({step.module})" if step.module else name

@@ -99,14 +99,6 @@ def load(
         ParityError: unknown system or device, or weights that are not there yet.
     """
     settings = config.load(configuration)
-    for kind, name, known in (
-        ("system", system, settings["models"]),
-        ("device", device, settings["devices"]),
-    ):
-        if name not in known:
-            raise ParityError(f"{configuration}: no {kind} {name!r}, expected {', '.join(known)}")
-    chosen = settings["devices"][device]
-    folder = Path(configuration).parent / "results" / system
-    return LoadedSystem(
-        settings["models"][system], folder, Device(chosen["backend"], chosen["numerics"])
-    )
+    chosen = config.system(settings, system, configuration)
+    target = config.device(settings, device, configuration)
+    return LoadedSystem(chosen, Path(configuration).parent / "results" / system, target)

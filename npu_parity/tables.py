@@ -360,7 +360,7 @@ def _verdict(judged: dict[str, Any] | None) -> str:
 def _answered(answer: dict[str, Any] | None) -> str:
     if answer is None:
         return "not asked: nothing was measured"
-    return "; ".join(answer["findings"][:3]) or "yes"
+    return ": ".join(["yes" if answer["passed"] else "no", *answer["findings"][:3]])
 
 
 def _judged(judged: dict[str, Any]) -> str:

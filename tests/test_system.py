@@ -177,7 +177,7 @@ def test_results_lie_beside_the_configuration(tree, tmp_path, monkeypatch):
 
 def test_package_offers_what_it_says():
     assert npu_parity.load is load and npu_parity.ParityError is ParityError
-    assert set(npu_parity.__all__) == {"load", "ParityError"}
+    assert set(npu_parity.__all__) == {"load", "check_port", "ParityError"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = npu_parity.nothing
 

@@ -80,18 +80,29 @@ def build(system, settings):
         *("--output", f"{folder}/inputs.npy"),
     )
     given = ["--weights-folder", folder, "--inputs", f"{folder}/inputs.npy"]
+    for run in [*RUNS, "cpu/exact", "twin/predicted"]:
+        device, _, kind = run.partition("/")
+        named = ["--numerics", json.dumps(HF32), "--backend", "npu"] * (device == "npu")
+        script("outputs", *given, "--run", kind, *named, "--output", f"{folder}/{run}/outputs.npy")
     for run in RUNS:
-        kind = run.partition("/")[2]
-        device = ["--numerics", json.dumps(HF32), "--backend", "npu"] * (kind == "predicted")
-        outputs = f"{folder}/{run}/outputs.npy"
-        script("outputs", *given, "--run", kind, *device, "--output", outputs)
+        device, _, kind = run.partition("/")
+        measured = []
         if kind == "measured":
+            place = f"{folder}/{run}"
             counts = ["--samples", 3, "--batch-samples", 2, "--warmup", 1]
-            script("latency", 1, 4, *given, *counts, "--output", f"{folder}/{run}/latency.json")
+            script("latency", 1, 4, *given, *counts, "--output", f"{place}/latency.json")
+            script("operators", *given, "--output", place)
+            outputs = ["--outputs", f"{place}/outputs.npy"]
+            script("numerics", *given, *outputs, "--output", f"{place}/numerics.json")
+            files = {"measured": "outputs.npy", "program": "program.json"}
+            files["numerics"] = "numerics.json"
+            measured = [f"--{option}={place}/{file}" for option, file in files.items()]
         if run != RUNS[0]:
             script(
-                *("metrics", "--reference", f"{folder}/{RUNS[0]}/outputs.npy"),
-                *("--outputs", outputs, "--task", settings["task"]),
+                *("metrics", "--reference", f"{folder}/{RUNS[0]}/outputs.npy", *measured),
+                *("--exact", f"{folder}/cpu/exact/outputs.npy"),
+                *("--predicted", f"{folder}/{device}/predicted/outputs.npy"),
+                *("--system", folder, "--task", settings["task"]),
                 *("--heads", json.dumps(settings["heads"])),
                 *("--output", f"{folder}/{run}/metrics.json"),
             )
@@ -298,7 +309,7 @@ def test_every_kind_renders_for_every_task(name, kind):
     assert (f"## {heading}" in text) == (kind not in missing)
     if kind not in missing:
         assert rows(text)
-        named = re.findall(r"`([^`]*/[^`]*\.json)`", text.splitlines()[-1])
+        named = re.findall(r"`([^`]*/[^`]*\.(?:json|csv))`", text.splitlines()[-1])
         assert named and all(Path(f).is_file() and f.endswith(file) for f in named)
 
 
@@ -310,7 +321,9 @@ def test_config_offers_every_kind():
 
 def test_reference_alone_has_no_differences():
     text = tables.report(system("plain", RUNS[:1]), list(tables.SECTIONS))
-    assert re.findall("## (.*)", text) == ["Latency", "Weights"]
+    assert re.findall("## (.*)", text) == [
+        "Latency", "Weights", "Operators against their bounds"
+    ]  # fmt: skip
     (row,) = tables.summary_rows([system("plain", RUNS[:1])])
     assert row["reference"] and row["max_abs_error"] is None
 
@@ -327,7 +340,8 @@ def test_what_is_not_finite_is_a_dash_and_fails(tmp_path):
     found = metrics.compare(*outputs)
     shutil.copytree("results/net", tmp_path / "net")
     file = tmp_path / "net" / RUNS[1] / "metrics.json"
-    evidence.write_json(file, found | {"criteria": criteria.evaluate(found)})
+    former = evidence.read_json(file)
+    evidence.write_json(file, former | found | {"criteria": criteria.evaluate(found)})
     broken = replace(system(runs=RUNS[:2]), folder=tmp_path / "net")
     errors = {r["Metric"]: r for r in rows(tables.report(broken, ["errors"]))}
     assert errors["max abs error"]["npu predicted"] == "—"
@@ -379,7 +393,7 @@ def test_summary_rows_are_full_precision_and_name_their_files(described):
             assert files == [Path("data/published.yaml")]
             continue
         assert (row["latency"] is not None) == (row["run"] == "measured")
-        texts = {file.name: json.loads(file.read_text()) for file in files}
+        texts = {f.name: json.loads(f.read_text()) for f in files if f.suffix == ".json"}
         if row["reference"]:
             assert row["criterion"] is None and "metrics.json" not in texts
         else:

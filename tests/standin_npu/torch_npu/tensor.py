@@ -29,7 +29,7 @@ class NPUTensor(torch.Tensor):
             host.shape,
             strides=host.stride(),
             storage_offset=host.storage_offset(),
-            storage_size=host.untyped_storage().nbytes(),
+            storage_size=2**40,  # an upper bound: the host tensor may grow
             dtype=host.dtype,
             device="npu:0",
         )
@@ -44,8 +44,14 @@ class NPUTensor(torch.Tensor):
             "to host memory first."
         )
 
+    def untyped_storage(self):  # whoever compares addresses learns what shares memory
+        return self.host.untyped_storage()
+
     def __repr__(self):
         return f"{self.cpu()!r}"[:-1] + ", device='npu:0')"
+
+    def __format__(self, form):
+        return format(self.cpu(), form)
 
     def tolist(self):
         return self.cpu().tolist()
@@ -139,15 +145,7 @@ def _break(result):
         result[(0,) * result.dim()] = torch.nan
 
 
-# What torch calls on the backend itself, past the tensors' own dispatch: the making of tensors,
-# of which some would be an empty one that is given another shape, and the filling of them.
-MADE = ("arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "randperm")
-_others, _own = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
-_others.fallback(execute, "PrivateUse1")
-for _name in (*MADE, "_copy_from"):
-    _packet, _, _overload = _name.partition(".")
-    _own.impl(
-        _name,
-        partial(execute, getattr(getattr(aten, _packet), _overload or "default")),
-        "PrivateUse1",
-    )
+# What torch calls on the backend itself, past the tensors' own dispatch: making and filling them.
+_every, _own = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+_every.fallback(execute, "PrivateUse1")
+_own.impl("_copy_from", partial(execute, aten._copy_from.default), "PrivateUse1")

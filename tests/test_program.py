@@ -1,0 +1,290 @@
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from npu_parity.program import differences
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return timm.create_model("mobilenetv3_small_050", num_classes=10).eval()
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.randn(1, 3, 32, 32)
+
+
+class Block(nn.Module):
+    """A residual block with attention, written in the plainest way."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.qkv = nn.Linear(8, 24)
+        self.proj = nn.Linear(8, 8)
+        self.register_buffer("scale", torch.full((1,), 0.5), persistent=False)
+        self.table = torch.arange(8.0)
+
+    def parts(self, x):
+        return self.qkv(self.norm(x)).chunk(3, dim=-1)
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        weights = (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
+        return x - self.proj(weights @ v + self.table).relu()
+
+
+@pytest.fixture
+def block():
+    torch.manual_seed(0)
+    return Block().eval()
+
+
+TOKENS = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_copy_is_the_same(network, image):
+    assert differences(network, copy.deepcopy(network), image) == []
+
+
+def test_what_cannot_change_an_inference_is_no_difference(network, image):
+    port = copy.deepcopy(network)
+    for module in port.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.5
+            module.num_batches_tracked += 7
+            module.track_running_stats = False
+        if hasattr(module, "inplace"):
+            module.inplace = not module.inplace
+    assert differences(network, port, image) == []
+
+
+def test_other_libraries_classes_are_the_same_program(image):
+    reference = torchvision.models.resnet18().eval()
+    port = timm.create_model("resnet18").eval()  # other classes, other module names
+    port.load_state_dict(reference.state_dict())
+    assert differences(reference, port, image) == []
+
+
+def test_renamed_modules_are_the_same_program(block):
+    class Renamed(Block):
+        def __init__(self, block):
+            nn.Module.__init__(self)
+            self.a, self.b, self.c, self.scale = block.norm, block.qkv, block.proj, block.scale
+            self.table = block.table.clone()
+
+        def forward(self, x):
+            q, k, v = torch.split(self.b(self.a(x)), 8, dim=-1)
+            weights = torch.matmul(q, k.transpose(-2, -1)).mul_(self.scale).softmax(dim=-1)
+            return x - self.c(weights @ v + self.table).contiguous().clone().relu_()
+
+    assert differences(block, Renamed(copy.deepcopy(block)).eval(), TOKENS) == []
+
+
+def set_eps(port):
+    port.bn1.eps = 1e-3
+
+
+def skip_eval(port):
+    port.train()
+
+
+def train_one(port):
+    port.blocks[1][0].bn1.train()
+
+
+def other_stride(port):
+    port.conv_stem.stride = (1, 1)
+
+
+def other_padding(port):
+    port.conv_stem.padding = (0, 0)
+
+
+def other_activation(port):
+    port.act2 = nn.Hardswish() if not isinstance(port.act2, nn.Hardswish) else nn.ReLU().eval()
+
+
+def without_gate(port):
+    port.blocks[0][0].se = nn.Identity().eval()
+
+
+def other_weight(port):
+    port.conv_stem.weight.data[0, 0, 0, 0] += 1e-3
+
+
+def negative_zero(port):
+    port.bn1.bias.data[0] = -0.0
+
+
+def other_statistics(port):
+    port.bn1.running_var *= 1.01
+
+
+def other_classes(port):
+    port.classifier = nn.Linear(port.classifier.in_features, 7).eval()
+
+
+def half_weight(port):
+    port.conv_stem.weight.data = port.conv_stem.weight.data.half()
+
+
+def no_bias(port):
+    port.classifier.bias = None
+
+
+FAULTS = {
+    set_eps: "batch_norm eps 0.001 where the reference has 1e-05, at bn1",
+    skip_eval: "training mode where the reference is in evaluation mode, at the top level",
+    train_one: "training mode where the reference is in evaluation mode, at blocks.1.0.bn1",
+    other_stride: "convolution stride [1, 1] where the reference has [2, 2], at conv_stem",
+    other_padding: "convolution padding [0, 0] where the reference has [1, 1], at conv_stem",
+    other_activation: "relu where the reference has hardswish, at act2",
+    without_gate: "blocks.0.0.se.conv_reduce.weight, float32 (8, 16, 1, 1), of the reference is missing",
+    other_weight: "conv_stem.weight differs from the reference's in 1 of 432 values, by up to 0.001",
+    negative_zero: "bn1.bias differs from the reference's in 1 of 16 values, by up to 0",
+    other_statistics: "bn1.running_var differs from the reference's in 16 of 16 values, by up to 0.01",
+    other_classes: "classifier.weight is float32 (7, 1024) where the reference has float32 (10, 1024)",
+    half_weight: "conv_stem.weight is float16 (16, 3, 3, 3) where the reference has float32 (16, 3, 3, 3)",
+    no_bias: "classifier.bias, float32 (10,), of the reference is missing",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
+def test_each_fault_is_told_first_and_once(network, image, fault):
+    port = copy.deepcopy(network)
+    fault(port)
+    found = differences(network, port, image)
+    assert found[0] == FAULTS[fault]
+    assert len(found) == len(set(found))
+    if fault in (set_eps, skip_eval, train_one, other_activation, other_weight):
+        assert len(found) == 1
+    assert differences(network, copy.deepcopy(network), image) == []  # nothing leaked
+
+
+def test_a_setting_that_this_input_does_not_show(image):
+    reference = nn.AvgPool2d(2, ceil_mode=False), nn.AvgPool2d(2, ceil_mode=True)
+    (found,) = differences(*reference, image)
+    assert found == "avg_pool2d ceil_mode True where the reference has False, at the top level"
+    pools = nn.AdaptiveAvgPool2d(32), nn.AdaptiveAvgPool2d((32, 32))
+    assert differences(*pools, image) == []
+    scale = nn.Upsample(scale_factor=1.0, mode="bicubic"), nn.Upsample(scale_factor=1.0)
+    assert "Upsample mode nearest where the reference has bicubic, at the top level" in differences(
+        *scale, image
+    )
+
+
+def test_a_setting_that_no_operator_shows(image):
+    class Scaled(nn.Module):
+        __constants__ = ("factor", "name")
+
+        def __init__(self, factor, name):
+            super().__init__()
+            self.factor, self.name = factor, name
+
+        def forward(self, x):
+            return x * self.factor if len(x) > 1 else x + 1
+
+    assert differences(Scaled(2.0, "a"), Scaled(2.0, "b"), image) == []
+    assert differences(Scaled(2.0, "a"), Scaled(3.0, "a"), image) == [
+        "Scaled factor 3.0 where the reference has 2.0, at the top level"
+    ]
+
+
+def change(method):
+    """Return a `Block` class with another method."""
+    return type("Port", (Block,), {method.__name__: method})
+
+
+@change
+def parts(self, x):
+    q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+    return k, q, v
+
+
+SwappedHeads = parts
+
+
+@change
+def forward(self, x):
+    q, k, v = self.parts(x)
+    weights = (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
+    return self.proj(weights @ v + self.table).relu() - x
+
+
+SwappedOperands = forward
+
+
+@change
+def forward(self, x):
+    q, k, v = self.parts(x)
+    weights = (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
+    return v - self.proj(weights @ v + self.table).relu()
+
+
+OtherSkip = forward
+
+
+@pytest.mark.parametrize(
+    ("port", "sentence"),
+    [
+        (SwappedHeads, "transpose self from split[0] where the reference has split[1]"),
+        (SwappedOperands, "sub self from relu where the reference has an input or a constant"),
+        (OtherSkip, "sub self from split[2] where the reference has an input or a constant"),
+    ],
+)
+def test_same_operators_on_other_operands(block, port, sentence):
+    wrong = port().eval()
+    wrong.load_state_dict(block.state_dict())
+    found = differences(block, wrong, TOKENS)
+    assert any(f.startswith(sentence) for f in found), found
+
+
+def test_constants_that_are_in_no_state_dict(block):
+    port = copy.deepcopy(block)
+    port.scale += 0.1
+    port.table = port.table.flip(0)
+    assert differences(block, port, TOKENS) == [
+        "mul other with other values than the reference's, at the top level",
+        "add other with other values than the reference's, at the top level",
+    ]
+
+
+def test_swapped_weights_of_renamed_layers(image):
+    a = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False))
+
+    class Net(nn.Module):
+        def __init__(self, first, second):
+            super().__init__()
+            self.first, self.second = first, second
+
+        def forward(self, x):
+            return self.second(self.first(x))
+
+    assert differences(a, Net(*copy.deepcopy(a)), image) == []
+    found = differences(a, Net(*reversed(copy.deepcopy(a))), image)
+    assert found == [
+        "convolution weight with other values than the reference's, at first",
+        "convolution weight with other values than the reference's, at second",
+    ]
+
+
+def test_a_port_that_does_not_run(network, image):
+    port = copy.deepcopy(network)
+    port.conv_head = nn.Identity().eval()
+    *_, sentence = differences(network, port, image)
+    assert sentence.startswith("the ported network does not run: RuntimeError")
+
+
+def test_networks_are_left_alone(network, image):
+    port = copy.deepcopy(network).train()
+    before = copy.deepcopy(port.state_dict())
+    differences(network, port, image)
+    assert port.training and not network.training
+    assert all(torch.equal(v, port.state_dict()[k]) for k, v in before.items())

@@ -1,0 +1,152 @@
+"""The verdict's third and fourth question, and how answers become one word."""
+
+import numpy as np
+import pytest
+
+from npu_parity import verdict
+from npu_parity.numerics import PRESETS, Numerics, candidate, coarser
+from npu_parity.verdict import Answer, Runs, Verdict
+
+GENERATOR = np.random.default_rng(0)
+
+
+def runs(error=1e-3, measured=1e-3, inputs=6, columns=10, heads=None) -> Runs:
+    """Outputs with relative L2 errors of about `error` predicted and `measured` measured."""
+    reference = GENERATOR.standard_normal((inputs, columns)).astype(np.float32)
+    reference[np.arange(inputs), np.arange(inputs) % columns] += 8  # a clear winner each
+
+    def disturbed(size):
+        noise = GENERATOR.standard_normal(reference.shape)
+        noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+        return reference + noise * np.linalg.norm(reference, axis=1, keepdims=True) * size
+
+    return Runs(
+        reference=reference,
+        exact=disturbed(1e-7),
+        predicted=disturbed(error).astype(np.float32),
+        measured=disturbed(measured).astype(np.float32),
+        heads=heads,
+    )
+
+
+NAMES = [f"image{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("measured", "passed"), [(1e-4, True), (3.9e-3, True), (4.1e-3, False), (1.0, False)]
+)
+def test_envelope_is_four_times_the_prediction(measured, passed):
+    answer = verdict.same_answer(runs(1e-3, measured), NAMES)
+    assert answer.passed is passed
+    assert passed or answer.findings[0].startswith("input image0: relative L2 error")
+
+
+def test_float32_may_always_err_as_float32_does():
+    exact = runs(error=0.0, measured=3e-7)
+    assert verdict.same_answer(exact, NAMES).passed
+    assert not verdict.same_answer(runs(error=0.0, measured=1e-5), NAMES).passed
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_fails_and_is_named(value):
+    bad = runs()
+    bad.measured[2, 3] = value
+    answer = verdict.same_answer(bad, NAMES)
+    assert not answer.passed and answer.findings == (f"input image2: {value} in column 3",)
+
+
+def test_nan_at_equal_positions_is_no_agreement():
+    bad = runs()
+    for array in (bad.reference, bad.exact, bad.predicted, bad.measured):
+        array[1, 1] = np.nan
+    assert not verdict.same_answer(bad, NAMES).passed
+
+
+def test_another_shape_fails():
+    bad = runs()
+    object.__setattr__(bad, "measured", bad.measured[:, :-1])
+    assert "expected (6, 10)" in verdict.same_answer(bad, NAMES).findings[0]
+
+
+@pytest.mark.parametrize(("margin", "passed"), [(0.5, True), (4.0, False)])
+def test_a_flip_is_allowed_only_within_twice_the_predicted_error(margin, passed):
+    reference = np.array([[100.0, 100.0 - margin, 0, 0]], dtype=np.float32)
+    predicted = reference + np.array([[-0.3, 0.3, 0.0, 0.0]], dtype=np.float32)
+    measured = reference + np.array([[-margin, margin, 0.0, 0.0]], dtype=np.float32) * 0.6
+    wide = Runs(reference, reference.astype(np.float64), predicted * 1.02, measured)
+    narrow = Runs(reference, reference.astype(np.float64), predicted, measured)
+    assert verdict.same_answer(wide, ["one"]).passed  # 2 % of 100 predicted: any flip is expected
+    answer = verdict.same_answer(narrow, ["one"])
+    assert answer.passed is passed
+    assert passed or "relative L2" in answer.findings[0] or "top-1 is 1" in answer.findings[0]
+
+
+def test_every_head_may_flip_by_itself():
+    two = {"a": 5, "b": 5}
+    good = runs(1e-3, 1e-3, heads=two)
+    assert [(c.start, c.stop) for c in good.columns] == [(0, 5), (5, 10)]
+    good.reference[0, 5:] = [9, 1, 1, 1, 1]
+    good.predicted[0], good.exact[0] = good.reference[0] * 1.01, good.reference[0]
+    good.measured[0] = good.reference[0]
+    good.measured[0, 5:7] = [8.9, 8.95]
+    assert not verdict.same_answer(good, NAMES).passed
+
+
+def findings(r: Runs, task="classification", pretrained=True) -> str:
+    return " / ".join(verdict.enough_evidence(r, task, pretrained).findings)
+
+
+def test_strong_evidence_has_nothing_against_it():
+    r = runs()
+    r.reference[:] = np.where(r.reference > 4, 3.0, r.reference * 0.1)
+    r.measured[:] = r.reference * 1.0001
+    assert findings(r) == ""
+
+
+def test_weak_evidence_says_why():
+    assert "weights are random" in findings(runs(), pretrained=False)
+    assert "one input only" in findings(runs(inputs=1))
+    same = runs()
+    same.reference[:, 0] = 50
+    assert "one and the same top-1 class" in findings(same)
+    assert "saturated" in findings(same)
+    assert "top-1" not in findings(same, task="features")
+    flat = runs(columns=1000)
+    flat.reference[:] = np.arange(6)[:, None] * 1e-3 + np.eye(6, 1000, dtype=np.float32) * 0.1
+    assert "softmax is flat" in findings(flat)
+    stuck = runs()
+    stuck.reference[:] = stuck.reference[0] + np.eye(6, 10) * 1e-3
+    stuck.measured[:] = stuck.reference * 1.01
+    assert "hardly depend on the input" in findings(stuck)
+
+
+def test_answers_become_a_verdict():
+    yes = [Answer(n, True) for n in (1, 2, 3)]
+    strong, weak = Answer(4, True), Answer(4, False, ("weights are random",))
+    assert str(Verdict((*yes, strong))) == "PASS (strong evidence)"
+    assert str(Verdict((*yes, weak))) == "PASS (weak evidence)"
+    assert Verdict((weak,)).word == "PREDICTED"
+    kernels = Answer(2, False, ("operator 3 aten.mm at fc: 2 times its bound", "another"))
+    failed = Verdict((yes[0], kernels, Answer(3, False, ("x",)), weak))
+    assert failed.word == "FAIL" and failed.to_dict()["failed_question"] == 2
+    assert "same kernels: operator 3 aten.mm at fc" in str(failed)
+
+
+def test_an_operator_without_a_bound_is_not_passed_silently():
+    class Result:
+        index, operator, module, note = 7, "aten.mystery", "head", "no bound is known"
+        largest_error, passed = float("nan"), None
+
+    answer = verdict.same_kernels([Result()])
+    assert answer.passed and "aten.mystery" in str(answer)
+
+
+def test_numerics_found_and_promised():
+    promised = PRESETS["ascend910b"]
+    assert candidate(promised, "tf32") == Numerics(conv="tf32")
+    assert candidate(Numerics(), "bf16") == Numerics(conv="bf16", matmul="bf16")
+    assert coarser("hf32", promised) is None and coarser("fp32", promised) is None
+    assert "tf32" in coarser("tf32", promised) and "bf16" in coarser("bf16", promised)
+    base = np.ones((2, 3))
+    assert verdict.nearest_numerics(base, {"fp32": base, "hf32": base * 2}) == "fp32"
+    assert verdict.nearest_numerics(base * np.nan, {"fp32": base}) is None
