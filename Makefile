@@ -6,7 +6,7 @@ CORES ?= 4
 PROFILE ?= profiles/default
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test lint docs clean
+.PHONY: all test lint docs gate clean
 
 all: .venv/.ready
 	snakemake --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -25,6 +25,10 @@ lint: .venv/.ready
 docs: .venv/.ready
 	snakemake --cores 1 --rulegraph mermaid-js all | python scripts/rulegraph.py docs/rulegraph.md
 	python scripts/readme.py
+
+# Which gate catches which porting fault: benchmarks/gate/results.json and docs/gate.md.
+gate: .venv/.ready
+	python benchmarks/gate/run.py
 
 clean:
 	rm -rf results logs .snakemake

@@ -22,7 +22,7 @@ def run(main: Callable[..., None] | typer.Typer) -> None:
     except RuntimeError as error:
         if "backend extension: torch_npu" not in str(error):
             raise
-        reason = str(error.__cause__).splitlines()[0]
+        reason = str(error.__cause__).partition("\n")[0]
         print(
             f"error: torch cannot load torch_npu ({reason}); source CANN's set_env.sh, or set "
             "TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU",

@@ -70,7 +70,7 @@ def torch_device(backend: str) -> "torch.device":
         if backend == "npu" and not hasattr(torch, "npu"):
             import torch_npu  # noqa: F401  (loads itself unless TORCH_DEVICE_BACKEND_AUTOLOAD=0)
     except ImportError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise ParityError(
             f"device {backend}: {reason}; {HINTS['npu']}; TORCH_DEVICE_BACKEND_AUTOLOAD=0 lets "
             "torch go on without the NPU"
@@ -129,9 +129,7 @@ def describe(backend: str) -> dict[str, Any]:
     with contextlib.suppress(AttributeError):
         found["name"] = getattr(torch, backend).get_device_name(0)
     if backend == "npu":
-        from torch_npu.utils import get_cann_version
-
-        found["cann"] = get_cann_version()
+        found["cann"] = _cann_version()
         found["soc"] = os.environ.get("ASCEND_SOC_VERSION", found["name"])
     elif backend == "cuda":
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
@@ -191,6 +189,17 @@ def _mkldnn(format_name: str) -> str:
             f"device cpu: found numerics {format_name}, expected one of {', '.join(names)}"
         )
     return names[format_name]
+
+
+def _cann_version() -> str | None:
+    """Return CANN's version; None where this torch_npu or CANN does not tell."""
+    import torch
+
+    with contextlib.suppress(ImportError):
+        from torch_npu.utils import get_cann_version
+
+        return get_cann_version() or None
+    return getattr(torch.version, "cann", None)
 
 
 def _cpu_flags() -> set[str]:

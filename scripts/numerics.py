@@ -6,10 +6,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from npu_parity import checkpoints, cli, evidence, verdict
-from npu_parity.check import Original
+from npu_parity import cli, evidence
 from npu_parity.devices import Device, configured, use_threads
-from npu_parity.numerics import coarser, probe
 
 
 def main(
@@ -22,6 +20,10 @@ def main(
     threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
 ) -> None:
     """Write which format's prediction lies nearest to the outputs, and what a probe shows."""
+    from npu_parity import checkpoints, verdict  # torch: `cli.run` tells why it cannot be imported
+    from npu_parity.check import Original
+    from npu_parity.numerics import coarser, probe
+
     device = Device(backend, numerics)
     use_threads(threads, device)
     array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])

@@ -5,13 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import torch
 import typer
 
-from npu_parity import checkpoints, cli, evidence
-from npu_parity.check import Original
+from npu_parity import cli, evidence
 from npu_parity.devices import Device, use_threads
-from npu_parity.verdict import Answer, same_kernels
 
 
 def main(
@@ -24,6 +21,12 @@ def main(
     threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
 ) -> None:
     """Write how the port's program differs, and each operator against its bound."""
+    import torch  # here, so that `cli.run` tells why it cannot be imported
+
+    from npu_parity import checkpoints
+    from npu_parity.check import Original
+    from npu_parity.verdict import Answer, same_kernels
+
     device = Device(backend, numerics)
     use_threads(threads, device)
     array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])

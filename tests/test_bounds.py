@@ -18,6 +18,15 @@ from npu_parity.recording import record, tensors
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These tensors are small, and threads that wait for each other slow a busy machine down."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Apply(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -45,7 +54,7 @@ def shares(call, numerics=None):
         if e is not None and e.bound is not None:
             assert e.bound.shape == e.exact.shape and e.bound.dtype == e.exact.dtype
             bound = e.bound[e.exact.isfinite()]
-            assert ((0 < bound) & (bound < math.inf)).all()
+            assert ((bound > 0) & (bound < math.inf)).all()
     return [float(e.share(f).max()) for e, f in pairs if e is not None]
 
 
@@ -281,7 +290,7 @@ def test_product_bound_by_hand(form):
 def test_product_bound_is_reached(form, rounding):
     """Two operands that are rounded as badly as can be, in the same direction."""
     step = 2.0 ** -FORMATS[form].mantissa_bits
-    worst = 1 + step * (0.9999 if rounding == "toward_zero" else 0.5001)
+    worst = 1 + step * (0.999 if rounding == "toward_zero" else 0.5001)
     x = torch.full((1, 1), worst)
     call = recorded(torch.mm, x, x, name="mm")[0]
     numerics = Numerics(matmul=form, rounding=rounding)

@@ -1,0 +1,246 @@
+"""The gate benchmark: its page, its claims, each gate at its threshold, and some cases live."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks" / "gate"))
+
+import faults  # noqa: E402
+import gates  # noqa: E402
+import run  # noqa: E402
+
+RECORDS = json.loads(run.RESULTS.read_text())
+OWN = [r for r in RECORDS if r["gate"] == run.OWN]
+
+
+def test_page_is_made_from_the_results():
+    assert run.document(RECORDS) == run.DOCS.read_text(encoding="utf-8")
+
+
+# The claims
+
+
+def test_every_case_was_judged_on_every_system_by_every_gate():
+    judged = {(r["system"], r["fault"], r["gate"]) for r in RECORDS}
+    for name in run.SYSTEMS:
+        for case in faults.CASES:
+            gated = {gate for s, f, gate in judged if (s, f) == (name, case.name)}
+            assert gated in ({None}, set(run.ALL)), (name, case.name)
+    assert len(judged) == len(RECORDS)
+
+
+def test_size_of_the_catalogue():
+    """Cases that changed something, or ran cleanly, somewhere."""
+    changed = {r["fault"] for r in OWN if r["kind"] == "fault" and not r["bitwise_equal"]}
+    clean = {r["fault"] for r in OWN if r["kind"] == "clean"}
+    assert len(changed) >= 30
+    assert len(clean) >= 20
+    assert len({r["system"] for r in OWN}) >= 3
+    assert len({c.name for c in faults.CASES}) == len(faults.CASES)
+
+
+def test_a_system_has_real_weights():
+    assert any("package:" in run._about(name)[2] for name in run.SYSTEMS)
+
+
+def test_faults_are_caught():
+    missed = {
+        r["fault"]
+        for r in OWN
+        if r["kind"] == "fault" and not r["bitwise_equal"] and not r["caught"]
+    }
+    assert missed == set(faults.LET_THROUGH)
+
+
+def test_variations_pass():
+    stopped = {r["fault"] for r in OWN if r["kind"] == "clean" and r["caught"]}
+    assert stopped == set(faults.FALSE_ALARMS)
+
+
+def test_nothing_beats_it():
+    """No other gate catches as much, unless it stops what is clean as well."""
+
+    def counted(gate: str, kind: str) -> int:
+        of_gate = [r for r in RECORDS if r["gate"] == gate and r["kind"] == kind]
+        return sum(r["caught"] and (kind == "clean" or not r["bitwise_equal"]) for r in of_gate)
+
+    for gate in gates.GATES:
+        better = counted(gate, "fault") >= counted(run.OWN, "fault")
+        assert not better or counted(gate, "clean") > counted(run.OWN, "clean"), gate
+
+
+def test_other_gates_see_nothing_where_no_bit_changed():
+    """Theirs is the verdict on the clean port then."""
+    clean = {
+        (r["system"], r["gate"]): r["caught"] for r in RECORDS if r["fault"] == "HF32, ties to even"
+    }
+    promised = {c.name for c in faults.CASES if c.promised == faults.HF32 and c.kind == "fault"}
+    for r in RECORDS:
+        if r["bitwise_equal"] and r["fault"] in promised and r["gate"] != run.OWN:
+            assert r["caught"] == clean[r["system"], r["gate"]]
+
+
+# Each gate just inside and just outside its threshold
+
+
+def outputs(measured, reference=(100.0, 0.0, 10.0, 5.0), exact=None, **about) -> gates.Outputs:
+    r, m = (np.array([row], dtype=np.float32) for row in (reference, measured))
+    x = r.astype(np.float64) if exact is None else np.array([exact], dtype=np.float64)
+    return gates.Outputs(r, x, m, **about)
+
+
+@pytest.mark.parametrize(
+    ("gate", "inside", "outside"),
+    [
+        # mean|d - r| / mean|r| = change / 115
+        ("criterion bird_species", (101.14, 0, 10, 5), (101.16, 0, 10, 5)),
+        ("msprobe", (100, 0.00099, 10, 5), (100, 0.00101, 10, 5)),
+        # cosine 0.99 with this reference lies near (100, 14.3, 10, 5)
+        ("msprobe reached", (100.9, 0, 10, 5), (101.1, 0, 10, 5)),
+        # rms = change / 2, held against 1e-3 of 100
+        ("MIGraphX", (100, 0.1999, 10, 5), (100, 0.2001, 10, 5)),
+        ("Polygraphy", (100.0009, 0.9e-5, 10, 5), (100, 1.1e-5, 10, 5)),
+        ("Polygraphy", (100.0009, 0, 10, 5), (100.0011, 0, 10, 5)),
+        # 1e-5 + 1e-5 * 10
+        ("optimum-onnx", (100, 0, 10.0001, 5), (100, 0, 10.00012, 5)),
+        # 1e-4 + 1e-4 * 10; beyond it the float64 rule allows 1e-5
+        ("torch same()", (100, 0, 10.001, 5), (100, 0, 10.0012, 5)),
+    ],
+)
+def test_thresholds(gate, inside, outside):
+    assert gates.passes(gate, outputs(inside))
+    assert not gates.passes(gate, outputs(outside))
+
+
+def test_same_allows_three_times_the_references_own_error():
+    own = {"reference": (100.01, 0, 10, 5), "exact": (100, 0, 10, 5)}
+    assert gates.passes("torch same()", outputs((99.9701, 0, 10, 5), **own))
+    assert not gates.passes("torch same()", outputs((99.9699, 0, 10, 5), **own))
+
+
+@pytest.mark.parametrize(
+    ("gate", "inside", "outside"),
+    [
+        # probabilities: p = 1/2 each; a shift of both logits changes nothing
+        ("criterion resnet34", (0.009, -0.009), (0.011, -0.011)),
+        ("criterion efficientnet_b0", (0.14, -0.14), (0.15, -0.15)),
+        ("criterion svhn", (0.0099, 0), (0.0101, 0)),
+        ("criterion svhn", (0.0001, 0), (0, 0.0001)),
+        ("criterion convnextv2_atto", (0.00001, 0), (0, 0.00001)),
+    ],
+)
+def test_criteria(gate, inside, outside):
+    small = gate == "criterion convnextv2_atto"
+    reference = (1.0, 1.0) if small else (0.0, 0.0)
+    shifted = [tuple(np.add(m, reference)) for m in (inside, outside)]
+    assert gates.passes(gate, outputs(shifted[0], reference))
+    assert not gates.passes(gate, outputs(shifted[1], reference))
+
+
+def test_msprobe_needs_the_cosine_too():
+    reference = (1e-4, 0, 0, 0)
+    assert gates.passes("msprobe", outputs((1e-4, 1.4e-5, 0, 0), reference))
+    assert not gates.passes("msprobe", outputs((1e-4, 1.5e-5, 0, 0), reference))
+    assert gates.passes("msprobe reached", outputs((1e-4, 4.8e-5, 0, 0), reference))
+    assert not gates.passes("msprobe reached", outputs((1e-4, 4.9e-5, 0, 0), reference))
+
+
+@pytest.mark.parametrize("gate", gates.GATES)
+def test_no_gate_passes_what_is_not_comparable(gate):
+    assert gates.passes(gate, outputs((100, 0, 10, 5)))
+    assert not gates.passes(gate, outputs((np.nan, 0, 10, 5)))
+    assert not gates.passes(gate, outputs((100, 0, 10)))
+
+
+def test_every_gate_has_a_rule():
+    assert set(gates.RULES) == set(gates.GATES)
+
+
+# Live
+
+
+class Tiny(nn.Module):
+    """Two convolutions, a norm, a pool, a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        )  # fmt: skip
+        self.head = nn.Linear(32, 20)
+
+    def forward(self, x):
+        return self.head(self.features(x).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> faults.System:
+    torch.manual_seed(0)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3), dtype=np.uint8)
+    settings = {"resize": 24, "crop": 16, "interpolation": "bilinear"}
+    settings |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+    images = [Image.fromarray(array) for array in noise]
+    return faults.System("tiny", "", Tiny().eval(), images, settings)
+
+
+def judged(system: faults.System, name: str) -> dict:
+    (case,) = (c for c in faults.CASES if c.name == name)
+    records = run.judge(system, case)
+    assert [r["gate"] for r in records] == run.ALL
+    return records[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [
+        ("eps of one norm", 1),
+        ("stored as float16", 1),
+        ("red and blue swapped", 1),
+        ("one output channel dead", 2),
+        ("the previous input's outputs", 3),
+        ("NaN in one place", 3),
+    ],
+)
+def test_fault_is_caught(tiny, name, question):
+    own = judged(tiny, name)
+    assert own["caught"] and own["question"] == question and own["detail"]
+    assert not own["bitwise_equal"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HF32, ties to even", "HF32, ties away", "wrapped", "sums in two halves", "2 threads"],
+)
+def test_variation_passes(tiny, name):
+    assert not judged(tiny, name)["caught"]
+
+
+def test_fault_that_does_not_apply(tiny):
+    (case,) = (c for c in faults.CASES if c.name == "SiLU → Hardswish")
+    (record,) = run.judge(tiny, case)
+    assert record["gate"] is record["caught"] is record["bitwise_equal"] is None
+    assert record["detail"].startswith("not applicable: ")
+
+
+def test_port_that_raises_is_caught_by_all(tiny):
+    def make(system):
+        return faults.Port(nn.Sequential(system.model, nn.Conv2d(3, 3, 3)).eval())
+
+    records = run.judge(tiny, faults.Case("crash", "fault", "program", make))
+    assert all(r["caught"] and r["detail"].startswith("raised ") for r in records)
+
+
+def test_new_records_replace_old_ones():
+    old = [{"system": "svhn", "fault": f, "n": 0} for f in ("eps of one norm", "forgotten")]
+    new = [{"system": "resnet34", "fault": "eps of one norm", "n": 1}]
+    new += [{"system": "svhn", "fault": "eps of one norm", "n": 1}]
+    assert run.merged(old, new) == new
