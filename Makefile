@@ -12,7 +12,7 @@ all: .venv/.ready
 	snakemake --cores $(CORES) --workflow-profile $(PROFILE) all
 
 test: .venv/.ready
-	pytest -n 2
+	pytest -n 2 --dist loadfile
 
 lint: .venv/.ready
 	ruff check .

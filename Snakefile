@@ -27,5 +27,14 @@ rule all:
         "results/summary.json",
 
 
+onstart:
+    forget_hubs()
+
+
 onsuccess:
+    forget_hubs()
     finish()
+
+
+onerror:
+    forget_hubs()

@@ -36,8 +36,8 @@ LARGEST = float(torch.finfo(torch.float32).max)
 # CPUs 20 (exp_u20 in ATen/cpu/vec).
 FUNCTION = 20 * 2 * U
 ROOT = 3 * 2 * U  # division 2.5 units, rsqrt 2, sqrt 3 (same table)
-# Absolute: PyTorch's erf on CPUs is 1 - p(x) exp(-x²) after Abramowitz and Stegun 7.1.26, which is
-# off by 1.5e-7, and near 0 by whatever the exponential is off.
+# Absolute: PyTorch's erf on CPUs is 1 - p(x) exp(-x²), Abramowitz and Stegun 7.1.26. It is off by
+# 1.5e-7, and near 0 by as much as the exponential is.
 ERF = 1.5e-7 + FUNCTION
 
 
@@ -50,7 +50,6 @@ class Expected:
         bound: float64 of the same shape, how far from `exact` each element may lie; None where
             it must be equal.
         note: what explains a failure in advance, e.g. operands beyond a format's range.
-
     """
 
     exact: Tensor
@@ -67,7 +66,6 @@ class Expected:
 
         Returns:
             float64, the shape of `exact`; infinite where an element must be equal and is not.
-
         """
         found, exact = found.cpu(), self.exact
         if self.bound is None:
@@ -75,7 +73,7 @@ class Expected:
             return share.masked_fill_((found != found) & (exact != exact), 0.0)
         found = found.double()
         share = (found - exact).abs_().div_(self.bound)
-        odd = ~share.isfinite()
+        odd = ~(share.isfinite() & self.bound.isfinite())
         if odd.any():
             overflow = found.isinf() & (exact.abs() + self.bound >= LARGEST)
             overflow &= found.sign() == exact.sign()
@@ -96,7 +94,6 @@ def exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | N
         One entry for each tensor that the operator returns; None for one that is not held
         against anything (indices of equal maxima, statistics that inference does not use). None
         altogether where there is no bound for this operator.
-
     """
     results = tensors(call.result)
     if call.arguments.get("accumulate") or call.arguments.get("reduce"):
@@ -207,8 +204,8 @@ def _products(operator: _Operator, exact: Tensor) -> Tensor:
     """(2u + u²) |x| ∗ |w| + (n + 1) U ((1 + u)² |x| ∗ |w| + |bias|), Higham, sections 3.1 and 3.5.
 
     u is that of the format to which the device rounds both operands, twice as large where it
-    rounds toward zero; float32 keeps the term, for units that truncate what they add up.
-    Where a format rounds small numbers to a fixed distance, that distance takes the place of u.
+    rounds toward zero; float32 is no exception, though nothing is rounded to it. Where a format
+    rounds small numbers to a fixed distance, that distance takes the place of u times them.
     """
     first, second, added = _FACTORS[operator.name]
     x, w = operator[first].abs(), operator[second].abs()
@@ -549,10 +546,11 @@ def _mish(operator: _Operator, exact: Tensor) -> Tensor:
 
 @_bounds("_softmax", "_safe_softmax", "_log_softmax", "logsumexp")
 def _softmax(operator: _Operator, exact: Tensor) -> Tensor:
-    """Forward error of exp(x - max) / Σ, log of it, or max + log Σ (Blanchard, Higham, Higham).
+    """exp(x - max) / Σ, its logarithm, or max + log Σ, with an exponential that is FUNCTION off.
 
-    Accurately computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41 (2021)
-    2311. The argument of exp is rounded as a difference, and once more by way of exp2.
+    Its argument is rounded as a difference, and once more by way of exp2: both cost more the
+    further x lies below the maximum (after Blanchard, Higham and Higham, IMA J. Numer. Anal. 41
+    (2021) 2311, section 4).
     """
     x, dim = operator["self"], operator["dim"]
     if not isinstance(dim, int):

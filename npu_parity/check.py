@@ -19,7 +19,14 @@ from npu_parity import metrics, outputs, verdict
 from npu_parity.devices import Device, configured
 from npu_parity.divergence import Step, divergence, first_beyond
 from npu_parity.errors import ParityError
-from npu_parity.numerics import FORMATS, PRESETS, Numerics, candidate, coarser, emulate
+from npu_parity.numerics import (
+    FORMATS,
+    PRESETS,
+    Numerics,
+    candidate,
+    coarser,
+    emulate,
+)
 from npu_parity.operators import OperatorResult, check_operators, execute
 from npu_parity.program import differences
 from npu_parity.recording import Call, record
@@ -193,6 +200,7 @@ class Original:
         operators = self._operators(within) if kernels else self.operators
         with configured(self._target(within)) as target, within():
             measured = outputs.forward(ported.to(target), theirs, target, batch)
+            lacking = shortfall(probe(device=target), self.promised)
         runs = replace(self.runs, measured=measured)
         comparable = measured.shape == runs.reference.shape
         found = verdict.nearest_numerics(measured, self.predictions) if comparable else None
@@ -201,7 +209,7 @@ class Original:
             verdict=Verdict(
                 (
                     Answer(1, not findings, tuple(findings)),
-                    verdict.same_kernels(operators),
+                    verdict.same_kernels(operators, lacking),
                     verdict.same_answer(runs, self.names, coarser(found, self.promised)),
                     verdict.enough_evidence(runs, self.task, self.pretrained),
                 )

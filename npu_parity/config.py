@@ -8,11 +8,10 @@ from typing import Any
 import jsonschema
 import yaml
 
-from npu_parity import devices
+from npu_parity import devices, inputs
 from npu_parity.architectures import own_file
 from npu_parity.errors import ParityError
 from npu_parity.evidence import ROOT
-from npu_parity.hubs import HUBS
 
 SCHEMA = ROOT / "config.schema.yaml"
 
@@ -99,10 +98,20 @@ def check(config: dict[str, Any], path: str | Path) -> None:
             raise ParityError(f"{path}: models.{name}: task digits needs heads")
 
 
-def hubs_of(*systems: dict[str, Any]) -> list[str]:
-    """Return the hubs that sources of these systems' weights name."""
-    sources = [source for system in systems for source in system["weights"]]
-    return [hub for hub in HUBS if any(source.startswith(f"{hub}:") for source in sources)]
+def check_files(config: dict[str, Any], path: str | Path) -> None:
+    """Raise ParityError for a file of the user's that is missing.
+
+    Snakemake would not: it takes what was made earlier, from another file, for good.
+    """
+    for name, system in config["models"].items():
+        for key, files in (
+            ("architecture", network_files(system)),
+            ("weights", weight_files(system)),
+            ("inputs", inputs.files(system["inputs"])),
+        ):
+            for file in files:
+                if not Path(file).is_file():
+                    raise ParityError(f"{path}: models.{name}.{key}: there is no file {file!r}")
 
 
 def network_files(system: dict[str, Any]) -> list[str]:

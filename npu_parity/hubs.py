@@ -5,14 +5,16 @@ hub is really needed.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import io
+import json
 import os
 import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -84,6 +86,26 @@ def reachable(hub: str, timeout: float = 3.0) -> str | None:
     thread.join(timeout)
     reason = outcome[0] if outcome else f"no answer within {timeout:g} s"
     return reason and f"{client.endpoint}: {reason}"
+
+
+def unreachable(names: Iterable[str], answers: Path) -> dict[str, str]:
+    """Return which hubs cannot be reached, and why; each of `names` is asked once.
+
+    Whoever wants a hub first asks it and notes its answer in the file `answers`; others wait, and
+    read. Remove the file, and the hubs are asked again.
+    """
+    answers.parent.mkdir(parents=True, exist_ok=True)
+    with open(answers, "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        known = json.loads(file.read() or '{"asked": [], "unreachable": {}}')
+        for name in sorted(set(names) - {*known["asked"], *known["unreachable"]}):
+            known["asked"].append(name)
+            if reason := reachable(name):
+                known["unreachable"][name] = reason
+        file.truncate(0)
+        json.dump(known, file)
+    return known["unreachable"]
 
 
 def fetch(

@@ -136,8 +136,9 @@ def read_image(path: Path, source: str | None = None) -> Input:
 
 
 def files(sources: list[str]) -> list[str]:
-    """Return the files and folders among `sources`: those that a user may change."""
-    return [s for s in sources if s.partition(":")[0] not in ("skimage", "synthetic", "random")]
+    """Return the images that `sources` name by path, those of folders one by one."""
+    kinds = ("skimage", "synthetic", "random")
+    return [str(f) for s in sources if s.partition(":")[0] not in kinds for f in _files(s)]
 
 
 def photograph_path(name: str) -> Path:

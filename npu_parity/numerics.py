@@ -257,6 +257,25 @@ def coarser(found: str | None, promised: Numerics) -> str | None:
     return f"the device computes as {found} would, where {'/'.join(sorted(formats))} was promised"
 
 
+def shortfall(probed: Mapping[str, Mapping[str, Any]], promised: Numerics) -> list[str]:
+    """Return a finding for each kind of product that keeps less of its operands than promised.
+
+    Args:
+        probed: what `probe` found.
+        promised: what the device says of itself.
+    """
+    findings = []
+    for kind in ("conv", "matmul"):
+        wanted, found = FORMATS[getattr(promised, kind)], probed[kind]
+        small = found["format"] == "fp16" and wanted.exponent_bits > FORMATS["fp16"].exponent_bits
+        if found["mantissa_bits"] < wanted.mantissa_bits or small:
+            findings.append(
+                f"{kind} keeps {found['mantissa_bits']} mantissa bits of its operands "
+                f"({found['format'] or 'no known format'}) where {wanted.name} was promised"
+            )
+    return findings
+
+
 def _rounds(promised: Numerics, kind: str) -> bool:
     value = getattr(promised, kind)
     return value is not None and value != "fp32"

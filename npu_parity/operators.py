@@ -31,7 +31,6 @@ class OperatorResult:
         passed: None where nothing was compared: no bound is known, or there are no values.
         worst: index of the worst element in its tensor; empty where all elements are equal.
         note: why it did not pass.
-
     """
 
     index: int
@@ -94,7 +93,6 @@ def check_operators(
 
     Raises:
         ParityError: the device is not here.
-
     """
     numerics = numerics or Numerics.from_dict(device.numerics)
     run = run or execute

@@ -76,8 +76,11 @@ def _place(module: str) -> str:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    state = model.state_dict()
-    return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor) and not name.endswith("num_batches_tracked")
+    }
 
 
 def _bits(tensor: Tensor) -> Tensor:
@@ -194,6 +197,14 @@ class _Step:
         return self.name.strip("_").removeprefix("native_")
 
 
+def _restrides(call: Call) -> bool:
+    """Whether an operator only lays the same values out anew, as pooling of channels_last does."""
+    if call.name != "as_strided":
+        return False
+    before, after = call.arguments["self"], call.result
+    return before.shape == after.shape and torch.equal(before, after)
+
+
 def _steps(calls: list[Call], model: nn.Module) -> list[_Step]:
     """Find out where each operand comes from, and leave out what only hands values on."""
     named = chain(model.named_parameters(), model.named_buffers())
@@ -211,7 +222,7 @@ def _steps(calls: list[Call], model: nn.Module) -> list[_Step]:
     for call in calls:
         arguments = {name: operand(value) for name, value in _flat(call.arguments).items()}
         results = tensors(call.result)
-        if call.name in _HANDING_ON:
+        if call.name in _HANDING_ON or _restrides(call):
             sources = [arguments["self"].source]
         else:
             sources = [(len(steps), i) for i in range(len(results))]

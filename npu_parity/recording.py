@@ -33,7 +33,6 @@ class Call:
         args, kwargs: operands; tensors share memory with the network's own where nothing wrote
             to it later.
         result: a tensor, a tuple or list of tensors, or a number.
-
     """
 
     index: int
@@ -71,7 +70,6 @@ def record(model: nn.Module, *inputs: Any) -> list[Call]:
     Args:
         model: weights are kept by reference: do not write to them while the calls are in use.
         inputs: what `model` is called with; on its device.
-
     """
     # Inside inference_mode, tensors could not be written to later and composites arrive whole.
     with (

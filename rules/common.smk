@@ -16,14 +16,18 @@ from npu_parity import config as configuration
 from npu_parity import evidence, inputs as input_sources
 from npu_parity.errors import ParityError
 
-# `python` in a rule is the one that runs Snakemake, also where no environment is activated.
+# `python` in a rule is the one that runs Snakemake, and imports the package beside this file.
 os.environ |= {
-    "PATH": os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()])
+    "PATH": os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]),
+    "PYTHONPATH": os.pathsep.join(
+        [str(workflow.basedir), *filter(None, [os.getenv("PYTHONPATH")])]
+    ),
 }
 
 try:
     validate(config, "../config.schema.yaml")
     configuration.check(config, "config.yaml")
+    configuration.check_files(config, "config.yaml")
 except WorkflowError as error:
     sys.exit(f"error: config.yaml: {configuration.explain(error.__context__)}")
 except ParityError as error:
@@ -35,6 +39,7 @@ RUNS = [f"{device}/{run}" for device, run in PLANNED]
 REFERENCE, *COMPARED = RUNS
 EXACT = f"{config['reference']}/exact"
 MEASURED = [f"{device}/{run}" for device, run in PLANNED if run == "measured"]
+HUB_ANSWERS = "results/hubs.json"  # for the length of a run
 
 
 wildcard_constraints:
@@ -81,6 +86,12 @@ def shown(system: str) -> dict:
     """Return what tables show of a system's settings: they are written again when it changes."""
     keys = ("compared", "labels", "published", "tables", "task")
     return {k: v for k, v in config["models"][system].items() if k in keys}
+
+
+def forget_hubs():
+    """Remove what the hubs answered: the next run asks again."""
+    if os.path.exists(HUB_ANSWERS):
+        os.remove(HUB_ANSWERS)
 
 
 def finish():

@@ -29,16 +29,9 @@ def main(
     The prediction is held against the reference where nothing was measured.
     """
     run = evidence.read_json((measured or predicted).with_name("run.json"))
-    arrays = {
-        name: _outputs(path, run["sha256"])
-        for name, path in (
-            ("reference", reference),
-            ("exact", exact),
-            ("predicted", predicted),
-            ("measured", measured),
-        )
-        if path
-    }
+    paths = {"reference": reference, "exact": exact, "predicted": predicted, "measured": measured}
+    paths = {name: path for name, path in paths.items() if path}
+    arrays = {name: _outputs(path, run["sha256"]) for name, path in paths.items()}
     runs = verdict.Runs(**arrays, heads=heads or None)
     metrics = compare(runs.reference, arrays[run["run"]], task=task, heads=heads or None)
     pretrained = evidence.read_json(system / "weights.json")["pretrained"]
@@ -58,6 +51,7 @@ def main(
             "run": run["run"],
             "backend": run["backend"],
             "numerics": run["numerics"],
+            "sha256": {name: evidence.sha256(path) for name, path in paths.items()},
             "verdict": verdict.Verdict(tuple(answers)).to_dict(),
             **metrics,
             "criteria": criteria.evaluate(metrics),

@@ -8,7 +8,7 @@ import pandas as pd
 import typer
 
 from npu_parity import cli, evidence
-from npu_parity.devices import Device, use_threads
+from npu_parity.devices import Device, configured, use_threads
 
 
 def main(
@@ -25,6 +25,7 @@ def main(
 
     from npu_parity import checkpoints
     from npu_parity.check import Original
+    from npu_parity.numerics import probe, shortfall
     from npu_parity.verdict import Answer, same_kernels
 
     device = Device(backend, numerics)
@@ -33,7 +34,9 @@ def main(
     original = Original(checkpoints.load(weights_folder), array[:1], device)
     port = checkpoints.load(weights_folder, ported or None)
     differences, operators = original.differences(port), original.operators
-    answers = (Answer(1, not differences, tuple(differences)), same_kernels(operators))
+    with configured(device) as target:
+        lacking = shortfall(probe(device=target), original.promised)
+    answers = (Answer(1, not differences, tuple(differences)), same_kernels(operators, lacking))
     frame = pd.DataFrame(result.row() for result in operators)
     unbounded = {r.operator for r in operators if r.note.startswith("no bound")}
     steps = pd.DataFrame(asdict(step) for step in original.follow(port))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from npu_parity import architectures, cli, evidence
+from npu_parity.hubs import HUBS, unreachable
 
 
 def main(
@@ -17,7 +18,7 @@ def main(
     seeded: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
     tensors: str = "by_name",
     calibrate: bool = True,
-    hubs: Annotated[Path | None, typer.Option(help="which hubs answer, from hubs.py")] = None,
+    hubs: Annotated[Path | None, typer.Option(help="notes which hubs answer; asked once")] = None,
 ) -> None:
     """Try SOURCES in order and keep the first that is there as one safetensors file."""
     import torch  # here, so that `cli.run` tells why it cannot be imported
@@ -27,8 +28,8 @@ def main(
 
     torch.set_num_threads(1)  # calibrated statistics shall not depend on the number of cores
     wanted = Wanted(architecture, arguments, sources, seeded, tensors, calibrate, preprocessing)
-    unreachable = evidence.read_json(hubs)["unreachable"] if hubs else {}
-    state, provenance = obtain(wanted, unreachable)
+    named = {source.partition(":")[0] for source in sources} & set(HUBS)
+    state, provenance = obtain(wanted, unreachable(named, hubs) if hubs and named else {})
     model = architectures.build(architecture, arguments)
     # safetensors wants every tensor contiguous, and no two to share memory.
     copies = {n: t.clone(memory_format=torch.contiguous_format) for n, t in state.items()}

@@ -360,6 +360,8 @@ def test_share_of_what_is_not_finite():
     found = torch.tensor([nan, nan, inf, inf, inf, inf, 3e38, inf, -0.0, inf])
     expected = Expected(exact, torch.full_like(exact, 1e-30))
     assert expected.share(found).tolist() == [inf, 0, 0, inf, 0, inf, inf, inf, 0, inf]
+    unbounded = Expected(torch.ones(2).double(), torch.full((2,), inf).double())
+    assert unbounded.share(torch.tensor([1.0, 1.5])).tolist() == [0, inf]
     equal = Expected(found, None)
     assert equal.share(found).tolist() == [0] * 10
     assert equal.share(torch.zeros(10)).tolist() == [inf] * 8 + [0, inf]

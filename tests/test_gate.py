@@ -189,7 +189,7 @@ def tiny() -> faults.System:
     settings = {"resize": 24, "crop": 16, "interpolation": "bilinear"}
     settings |= {"mean": [0.5] * 3, "std": [0.5] * 3}
     images = [Image.fromarray(array) for array in noise]
-    return faults.System("tiny", "", Tiny().eval(), images, settings)
+    return faults.System("tiny", Tiny().eval(), images, settings)
 
 
 def judged(system: faults.System, name: str) -> dict:
