@@ -26,6 +26,8 @@ from npu_parity.numerics import (
     candidate,
     coarser,
     emulate,
+    probe,
+    shortfall,
 )
 from npu_parity.operators import OperatorResult, check_operators, execute
 from npu_parity.program import differences
