@@ -199,6 +199,9 @@ _FACTORS = {
 }
 
 
+PRODUCTS = frozenset(_FACTORS)  # whose sums are float32's, whatever their operands are rounded to
+
+
 @_bounds(*_FACTORS)
 def _products(operator: _Operator, exact: Tensor) -> Tensor:
     """(2u + u²) |x| ∗ |w| + (n + 1) U ((1 + u)² |x| ∗ |w| + |bias|), Higham, sections 3.1 and 3.5.
@@ -340,17 +343,20 @@ def _normalized(
 ) -> Tensor:
     """Error of (x - mean) / sqrt(variance + eps) · weight + bias, or of x · scale + shift."""
     mean, variance, mean_error, variance_error = moments
+    scale = (variance + eps).rsqrt()
     # A variance that is computed is never negative, so eps limits what a wrong one can do.
     largest = ((variance - variance_error).clamp(min=0) + eps).rsqrt()
-    scale_error = largest - (variance + eps).rsqrt() + (2 * ROOT + U) * largest
+    smallest = (variance + variance_error + eps).rsqrt()
+    scale_error = torch.maximum(largest - scale, scale - smallest) + (2 * ROOT + U) * largest
     # Five roundings: two of the scale, a product, a sum, and second-order terms.
-    error = (x - mean).abs() * scale_error + (x.abs() + mean.abs()) * largest * 5 * U
+    terms = x.abs() + mean.abs()
+    error = (x - mean).abs() * scale_error + terms * largest * 5 * U
     error = error + mean_error * largest + TINY * (1 + largest)
     if weight is not None:
         error = error * weight.abs()
     if bias is not None:
         error = error + 5 * U * bias.abs()
-    return error + TINY
+    return error + TINY * (1 + terms)
 
 
 @_bounds("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")

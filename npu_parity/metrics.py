@@ -29,6 +29,7 @@ from npu_parity.errors import ParityError
 
 TASKS = ("classification", "features", "digits")
 DIGITS = ("digit1", "digit2", "digit3", "digit4", "digit5")
+MANY = 32  # values that do not all lose their last bit by chance
 SYMBOLS = "0123456789_"  # class 10 is blank
 
 Floats = NDArray[np.float64]
@@ -131,6 +132,31 @@ def decode_digits(outputs: ArrayLike, heads: Mapping[str, int]) -> list[str]:
         "".join(SYMBOLS[digit] for digit in row[:length])
         for row, length in zip(digits, lengths, strict=True)
     ]
+
+
+def mantissa_bits(values: ArrayLike) -> int:
+    """Return how many explicit mantissa bits of float32 any of the values makes use of, 0 to 23.
+
+    float32 results of sums use all 23; values that were stored as float16 or bfloat16 on their
+    way use at most 10 or 7. NaN and infinities are left out.
+    """
+    array = np.ascontiguousarray(values, dtype=np.float32)
+    used = int(np.bitwise_or.reduce(array[np.isfinite(array)].view(np.uint32), initial=0))
+    fraction = used & (2**23 - 1)
+    return 23 - ((fraction & -fraction).bit_length() - 1) if fraction else 0
+
+
+def coarsened(reference: ArrayLike, values: ArrayLike) -> str | None:
+    """Return a finding where values use fewer mantissa bits than the reference's do.
+
+    Only of `MANY` values and more, which all end in a zero bit by chance once in 2^32.
+    """
+    if np.size(values) < MANY:
+        return None
+    bits, expected = mantissa_bits(values), mantissa_bits(reference)
+    if bits >= expected:
+        return None
+    return f"carry {bits} mantissa bits where the reference's carry {expected}"
 
 
 def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -> float | None:

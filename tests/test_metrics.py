@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from npu_parity import metrics
 from npu_parity.errors import ParityError
 from npu_parity.metrics import compare, decode_digits, explained, softmax, top_k
 
@@ -412,3 +413,13 @@ def test_no_input_is_changed(dtype):
     before = r.tobytes(), d.tobytes()
     compare(r, d)
     assert (r.tobytes(), d.tobytes()) == before
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 10), ("float32", 23)])
+def test_mantissa_bits_tell_the_format_that_values_were_stored_in(dtype, bits):
+    values = np.random.default_rng(0).standard_normal(1000).astype(dtype).astype(np.float32)
+    assert metrics.mantissa_bits(values) == bits
+    assert metrics.mantissa_bits([0.0, 1.0, -2.0, np.nan, np.inf]) == 0
+    finding = metrics.coarsened(np.random.default_rng(1).standard_normal(1000), values)
+    assert (finding is None) == (dtype == "float32")
+    assert metrics.coarsened(values, values[:10].round()) is None  # too few to tell
