@@ -28,7 +28,7 @@ docs: .venv/.ready
 
 # Which gate catches which porting fault: benchmarks/gate/results.json and docs/gate.md.
 gate: .venv/.ready
-	python benchmarks/gate/run.py
+	OMP_WAIT_POLICY=PASSIVE python benchmarks/gate/run.py
 
 clean:
 	rm -rf results logs .snakemake

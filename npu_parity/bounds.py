@@ -458,10 +458,13 @@ def _roots(operator: _Operator, exact: Tensor) -> Tensor:
 
 @_bounds("addcmul", "addcdiv")
 def _addc(operator: _Operator, exact: Tensor) -> Tensor:
-    term = (exact - operator["self"]).abs()
-    # The difference is computed: it may miss what is too small against either.
-    term = term + 2.0**-52 * operator["self"].abs()
-    return 2 * U * exact.abs() + (ROOT + 4 * U) * term + 2 * TINY
+    first, second = operator["tensor1"].abs(), operator["tensor2"].abs()
+    if operator.name == "addcdiv":
+        second = second.reciprocal()
+    factors = first + second + abs(operator["value"])  # of what underflows, in any order
+    # The term is found as a difference, which may miss what is too small against either.
+    term = (exact - operator["self"]).abs() + 2.0**-52 * operator["self"].abs()
+    return 2 * U * exact.abs() + (ROOT + 4 * U) * term + TINY * (2 + factors)
 
 
 @_bounds("lerp")

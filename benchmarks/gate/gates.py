@@ -127,9 +127,7 @@ def optimum(outputs: Outputs) -> bool:
 
     `_run_validation` of optimum-onnx with `OnnxConfig.ATOL_FOR_VALIDATION`.
     """
-    return np.allclose(
-        outputs.reference, outputs.measured, rtol=OPTIMUM_RTOL, atol=OPTIMUM_ATOL
-    )
+    return np.allclose(outputs.reference, outputs.measured, rtol=OPTIMUM_RTOL, atol=OPTIMUM_ATOL)
 
 
 GATES: dict[str, Gate] = {
