@@ -188,7 +188,7 @@ _EQUAL_VALUES = {
 
 
 # Names of the two factors and of what is added to their product.
-_FACTORS = {
+PRODUCTS = {
     **dict.fromkeys(("convolution", "_convolution"), ("input", "weight", "bias")),
     **dict.fromkeys(("mm", "bmm"), ("self", "mat2", None)),
     "mv": ("self", "vec", None),
@@ -199,10 +199,7 @@ _FACTORS = {
 }
 
 
-PRODUCTS = frozenset(_FACTORS)  # whose sums are float32's, whatever their operands are rounded to
-
-
-@_bounds(*_FACTORS)
+@_bounds(*PRODUCTS)
 def _products(operator: _Operator, exact: Tensor) -> Tensor:
     """(2u + u²) |x| ∗ |w| + (n + 1) U ((1 + u)² |x| ∗ |w| + |bias|), Higham, sections 3.1 and 3.5.
 
@@ -210,7 +207,7 @@ def _products(operator: _Operator, exact: Tensor) -> Tensor:
     rounds toward zero; float32 is no exception, though nothing is rounded to it. Where a format
     rounds small numbers to a fixed distance, that distance takes the place of u times them.
     """
-    first, second, added = _FACTORS[operator.name]
+    first, second, added = PRODUCTS[operator.name]
     x, w = operator[first].abs(), operator[second].abs()
     u, distance, largest = _rounding(operator)
     if max(x.max(), w.max()) > largest:

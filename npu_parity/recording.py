@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from npu_parity.numerics import attention_apart
 
 # Memory without values: nothing is computed, and what is found there differs from run to run.
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
@@ -76,7 +77,7 @@ def record(model: nn.Module, *inputs: Any) -> list[Call]:
         torch.inference_mode(False),
         torch.no_grad(),
         _evaluating(model),
-        _attention_apart(),
+        attention_apart(),
         _path(model) as path,
         _Recorder(path) as recorder,
     ):
@@ -147,17 +148,6 @@ def _written(func: torch._ops.OpOverload, args: tuple, kwargs: dict) -> list[Ten
 @cache
 def _is_composite(func: torch._ops.OpOverload) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
-
-
-@contextmanager
-def _attention_apart() -> Iterator[None]:
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 @contextmanager

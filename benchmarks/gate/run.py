@@ -266,9 +266,8 @@ def _questions(own: list[Record]) -> list[list[str]]:
 def _wrong(own: list[Record], kind: str, reasons: Mapping[str, str]) -> str:
     """List the faults that were let through, or the variations that were not."""
     wrong = [r for r in own if r["kind"] == kind and r["caught"] != (kind == "fault")]
-    lines = [
-        f"- *{r['fault']}* on {r['system']}: {reasons[r['fault']]} ({r['detail']})" for r in wrong
-    ]
+    told = [(r, reasons.get(r["fault"], "unexplained")) for r in wrong]
+    lines = [f"- *{r['fault']}* on {r['system']}: {why} ({r['detail']})" for r, why in told]
     return "\n".join(lines) or "Nothing."
 
 
