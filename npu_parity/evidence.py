@@ -95,6 +95,11 @@ def read_array(path: str | Path, expected: str | None = None) -> np.ndarray:
         raise ParityError(f"{path} is not an .npy array ({error}): delete it") from None
 
 
+def read_inputs(path: str | Path) -> np.ndarray:
+    """Read ``inputs.npy``, which must be the file that its sidecar ``inputs.json`` states."""
+    return read_array(path, read_json(Path(path).with_suffix(".json"))["sha256"])
+
+
 def verify(path: str | Path, expected: str) -> None:
     """Raise ParityError unless the file's SHA-256 is the one that its sidecar states."""
     found = sha256(path)

@@ -26,7 +26,7 @@ def main(
 
     device = Device(backend, numerics)
     use_threads(threads, device)
-    array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
+    array = evidence.read_inputs(inputs)
     sidecar = evidence.read_json(outputs.with_name("run.json"))
     measured = evidence.read_array(outputs, sidecar["sha256"]["outputs"]).astype(np.float64)
     original = Original(checkpoints.load(weights_folder), array, device)

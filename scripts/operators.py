@@ -30,7 +30,7 @@ def main(
 
     device = Device(backend, numerics)
     use_threads(threads, device)
-    array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
+    array = evidence.read_inputs(inputs)
     original = Original(checkpoints.load(weights_folder), array[:1], device)
     port = checkpoints.load(weights_folder, ported or None)
     differences, operators = original.differences(port), original.operators

@@ -26,7 +26,7 @@ def main(
     from npu_parity.numerics import Numerics
 
     device = devices.Device(backend, numerics)
-    array = evidence.read_array(inputs, evidence.read_json(inputs.with_suffix(".json"))["sha256"])
+    array = evidence.read_inputs(inputs)
     used = devices.use_threads(threads, device)
     model = checkpoints.load(weights_folder, ported or None)
     result = outputs.RUNS[run](model, array, device, batch)
