@@ -10,6 +10,7 @@ include: "rules/weights.smk"
 include: "rules/outputs.smk"
 include: "rules/operators.smk"
 include: "rules/parity.smk"
+include: "rules/divergence.smk"
 include: "rules/latency.smk"
 include: "rules/report.smk"
 
@@ -21,7 +22,9 @@ rule all:
         expand("results/{system}/{run}/outputs.npy", system=SYSTEMS, run=RUNS),
         expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
         expand("results/{system}/{run}/operators.csv", system=SYSTEMS, run=MEASURED),
+        expand("results/{system}/{run}/divergence.csv", system=SYSTEMS, run=COMPARED),
         expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=MEASURED),
+        expand("results/{system}/divergence.svg", system=SYSTEMS),
         expand("results/tables/{system}.md", system=SYSTEMS),
         "results/tables/summary.md",
         "results/summary.json",

@@ -5,6 +5,7 @@ does so for several ports and computes what is the reference's only once.
 """
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -175,18 +176,33 @@ class Original:
 
     def follow(
         self,
-        ported: nn.Module,
+        ported: nn.Module | None = None,
+        number: int = 0,
         ported_inputs: np.ndarray | None = None,
-        operators: list[OperatorResult] | None = None,
+        alone: Mapping[int, float] | None = None,
         within: Context = contextlib.nullcontext,
     ) -> list[Step]:
-        """Follow port and reference on the first input, operator by operator."""
-        theirs = self.inputs if ported_inputs is None else ported_inputs
-        with configured(self._target(within)) as target, within():
-            trace = record(ported.to(target), _tensor(theirs[:1]).to(target))
+        """Follow the reference, its prediction and a port, if any, through one input.
+
+        Args:
+            ported: runs on the device.
+            number: of the input.
+            ported_inputs: as of `check_port`.
+            alone: largest error of each operator on the device, as a share of its bound.
+            within: as `kernels` of `check_port`.
+        """
+        own = _tensor(self.inputs[number : number + 1])
+        calls = record(self.reference, own) if number else self.calls
+        exact = record(copy.deepcopy(self.reference).double(), own.double())
         with emulate(self.promised):
-            predicted = record(self.reference, _tensor(self.inputs[:1]))
-        return divergence(self.calls, trace, predicted, operators or self.operators)
+            predicted = record(self.reference, own)
+        measured = []
+        if ported is not None:
+            theirs = self.inputs if ported_inputs is None else ported_inputs
+            one = _tensor(theirs[number : number + 1])
+            with configured(self._target(within)) as target, within():
+                measured = record(ported.to(target), one.to(target))
+        return divergence(calls, exact, predicted, measured, alone)
 
     def check(
         self,
@@ -204,9 +220,13 @@ class Original:
             measured = outputs.forward(ported.to(target), theirs, target, batch)
             lacking = shortfall(probe(device=target), self.promised)
         runs = replace(self.runs, measured=measured)
-        comparable = measured.shape == runs.reference.shape
-        found = verdict.nearest_numerics(measured, self.predictions) if comparable else None
-
+        alone = {result.index: result.largest_error for result in operators}
+        compared, explained, found, number = {}, None, None, 0
+        if measured.shape == runs.reference.shape:
+            compared = metrics.compare(runs.reference, measured, self.task, self.heads)
+            explained = metrics.explained(measured, runs.predicted, runs.reference)
+            found = verdict.nearest_numerics(measured, self.predictions)
+            number = metrics.worst_input(compared)
         return Report(
             verdict=Verdict(
                 (
@@ -217,15 +237,11 @@ class Original:
                 )
             ),
             outputs=measured,
-            metrics=metrics.compare(runs.reference, measured, self.task, self.heads)
-            if comparable
-            else {},
+            metrics=compared,
             operators=operators,
-            explained=metrics.explained(measured, runs.predicted, runs.reference)
-            if comparable
-            else None,
+            explained=explained,
             numerics_found=found,
-            follow=lambda: self.follow(ported, theirs, operators, within),
+            follow=lambda: self.follow(ported, number, theirs, alone, within),
         )
 
     def _operators(self, within: Context) -> list[OperatorResult]:

@@ -100,6 +100,15 @@ def compare(
     return figures
 
 
+def worst_input(figures: Mapping[str, Any]) -> int:
+    """Return the number of the input with the largest relative L2 error, of what `compare` found.
+
+    One that is not finite counts as largest; of equal ones the first is taken.
+    """
+    errors = [one["relative_l2_error"] for one in figures["per_input"]]
+    return int(np.argmax([np.inf if error is None else error for error in errors]))
+
+
 def softmax(logits: ArrayLike) -> Floats:
     """Softmax over the last axis in float64, shifted by the maximum so that it cannot overflow."""
     powers = np.exp(_shifted(logits))

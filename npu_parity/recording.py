@@ -49,6 +49,11 @@ class Call:
         """Name without namespace and overload; the in-place variant has the same name."""
         return self.func._schema.name.partition("::")[2].rstrip("_")
 
+    @property
+    def first(self) -> Tensor | None:
+        """The first tensor of the result; None where there is none."""
+        return next(iter(tensors(self.result)), None)
+
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """All arguments by their name and in the order of the schema, defaults included."""

@@ -9,7 +9,9 @@ import pandas as pd
 
 from npu_parity import evidence
 from npu_parity.config import find, published_figures
+from npu_parity.divergence import Step, first_beyond
 from npu_parity.errors import ParityError
+from npu_parity.verdict import ENVELOPE
 
 PUBLISHED = "npu published"
 
@@ -77,7 +79,23 @@ class System:
     def operators(self) -> dict[str, pd.DataFrame]:
         """``operators.csv`` of every measured run."""
         measured = [r for r in self.runs if r.endswith("/measured")]
-        return {r: pd.read_csv(self.folder / r / "operators.csv") for r in measured}
+        return {r: _by_operator(self.folder / r / "operators.csv") for r in measured}
+
+    @cached_property
+    def divergence(self) -> dict[str, list[Step]]:
+        """``divergence.csv`` of every run but the reference."""
+        frames = {r: _by_operator(self.folder / r / "divergence.csv") for r in self.runs[1:]}
+        return {
+            run: [Step.from_row(row) for row in frame.to_dict("records")]
+            for run, frame in frames.items()
+        }
+
+    @cached_property
+    def first_beyond(self) -> dict[str, Step]:
+        """Where every run that fails goes wrong, as far as its divergence shows it."""
+        failed = [r for r, found in self.metrics.items() if found["verdict"]["verdict"] == "FAIL"]
+        found = {run: first_beyond(self.divergence[run], ENVELOPE) for run in failed}
+        return {run: step for run, step in found.items() if step}
 
     @cached_property
     def latency(self) -> dict[str, dict[str, Any]]:
@@ -98,6 +116,16 @@ class System:
                 f"{self.name}: found {len(self.labels)} labels, expected one a class: {columns}"
             )
         return self.labels[index]
+
+
+def _by_operator(path: Path) -> pd.DataFrame:
+    """Read a table of one row an operator; a module may be called 0."""
+    return pd.read_csv(path, dtype={"module": str, "operator": str})
+
+
+def short(operator: str) -> str:
+    """Return an operator as tables and figures name it: ``aten.add.Tensor`` is add."""
+    return operator.removeprefix("aten.").partition(".")[0]
 
 
 def title(run: str) -> str:

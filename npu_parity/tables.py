@@ -1,16 +1,17 @@
-"""Tables of a system's report and of the summary: Markdown, rounded only here.
+"""Tables of a system's report: Markdown, rounded only here.
 
-Every table is a data frame of strings made from the JSON files of `results.System`; `SECTIONS`
-maps the names that ``config.yaml`` uses to them.
+Every table is a data frame of strings made from the files of `results.System`; `SECTIONS` maps
+the names that ``config.yaml`` uses to them.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from npu_parity import criteria
-from npu_parity.results import PUBLISHED, System, title
+from npu_parity.results import PUBLISHED, System, short, title
 from npu_parity.verdict import QUESTIONS
 
 NONE = "—"
@@ -33,6 +34,8 @@ METRICS = {  # in the order of the tables; {} where the figure exists for probab
     "margin_min": "smallest top-1 margin of the reference",
     "distinct_top1": "distinct top-1 classes",
 }
+TOLD = 3  # findings of an answer
+AROUND = 3  # operators before and after the first that goes wrong
 SHARES = frozenset({"top1_match", "top5_overlap", "top5_same_order", "digits_match"})
 
 
@@ -53,6 +56,18 @@ def metric(key: str, value: Any) -> str:
     if key in SHARES:
         return f"{100 * value:.4g} %"
     return f"{value:.10f}" if "cosine_similarity" in key else number(value)
+
+
+def judged(criterion: dict[str, Any]) -> str:
+    """Return a published criterion, or one of its conditions: pass or FAIL, and on what value."""
+    value = metric(criterion["metric"], criterion["value"])
+    return f"{'pass' if criterion['pass'] else 'FAIL'} ({value})"
+
+
+def spread(timed: dict[str, Any]) -> str:
+    """Return the mean of a time with its standard deviation, where there is one."""
+    deviation = f" ± {number(timed['std'], 2)}" if timed.get("std") is not None else ""
+    return number(timed.get("mean")) + deviation
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -128,9 +143,9 @@ def heads(system: System) -> pd.DataFrame:
         {
             "Head": name,
             **{
-                f"{column} {short}": number(found.get(name, {}).get(key))
+                f"{column} {kind}": number(found.get(name, {}).get(key))
                 for column, found in columns.items()
-                for short, key in (("mean", "mean_abs_error"), ("max", "max_abs_error"))
+                for kind, key in (("mean", "mean_abs_error"), ("max", "max_abs_error"))
             },
         }
         for name in names
@@ -186,22 +201,31 @@ def rules(system: System) -> pd.DataFrame:
     for name, criterion in criteria.CRITERIA.items() if columns else ():
         for i, condition in enumerate(criterion.conditions):
             wanted = f"{condition.metric} {condition.relation} {condition.threshold:g}"
-            cells = {c: _judged(found[name]["conditions"][i]) for c, found in columns.items()}
+            cells = {c: judged(found[name]["conditions"][i]) for c, found in columns.items()}
             rows.append({"Criterion of": name, "Condition": wanted, **cells})
     return pd.DataFrame(rows)
 
 
 def verdicts(system: System) -> pd.DataFrame:
     """The four questions, one row each, with the findings of every run."""
-    rows = [{"Question": f"{n}. {text}?"} for n, text in QUESTIONS.items()]
-    rows.insert(0, {"Question": "verdict"})
+    names = {"verdict": "verdict", **{n: f"{n}. {text}?" for n, text in QUESTIONS.items()}}
+    names |= {"explained": "difference explained by the predicted rounding"}
+    names |= {"numerics_found": "numerics found"}
+    rows = {key: {"Question": name} for key, name in names.items()}
     for run, found in system.metrics.items():
         judged = found["verdict"]
         answers = {a["question"]: a for a in judged["questions"]}
-        rows[0][title(run)] = f"**{judged['verdict']}**, {judged['evidence']} evidence"
-        for row, number in zip(rows[1:], QUESTIONS, strict=True):
-            row[title(run)] = _answered(answers.get(number))
-    return pd.DataFrame(rows) if system.metrics else pd.DataFrame()
+        explained = found.get("explained")
+        cells = {
+            "verdict": f"**{judged['verdict']}**, {judged['evidence']} evidence",
+            **{n: _answered(answers.get(n)) for n in QUESTIONS},
+            "explained": NONE if explained is None else f"{100 * explained:.1f} %",
+            "numerics_found": number(found.get("numerics_found")),
+        }
+        for key, cell in cells.items():
+            rows[key][title(run)] = cell
+    shown = [row for row in rows.values() if set(row.values()) - {row["Question"], NONE}]
+    return pd.DataFrame(shown)
 
 
 def operators(system: System) -> pd.DataFrame:
@@ -209,162 +233,91 @@ def operators(system: System) -> pd.DataFrame:
     rows: dict[str, dict[str, str]] = {}
     for run, found in system.operators.items():
         for name, group in found.groupby("operator"):
-            short = name.removeprefix("aten.").partition(".")[0]
-            row = rows.setdefault(name, {"Operator": short, "Count": str(len(group))})
+            row = rows.setdefault(name, {"Operator": short(name), "Count": str(len(group))})
             largest = group["max_error_of_bound"].max()
             row[title(run)] = NONE if pd.isna(largest) else number(largest)
     return pd.DataFrame(rows.values()).fillna(NONE)
 
 
-SECTIONS: dict[str, tuple[str, Callable[[System], pd.DataFrame], str]] = {
-    "top5": ("Top 5", top5, "metrics.json"),
-    "errors": ("Difference from the reference", errors, "metrics.json"),
-    "images": ("Input by input", images, "metrics.json"),
-    "heads": ("Deviation by head", heads, "metrics.json"),
-    "latency": ("Latency", latency, "latency.json"),
-    "provenance": ("Weights", provenance, "weights.json"),
-    "criteria": ("Published criteria", rules, "metrics.json"),
-    "verdict": ("Verdict", verdicts, "metrics.json"),
-    "operators": ("Operators against their bounds", operators, "operators.csv"),
+def divergence(system: System) -> pd.DataFrame:
+    """The operators around the one where a run that fails goes wrong first, which is in bold."""
+    rows = []
+    for run, first in system.first_beyond.items():
+        steps = system.divergence[run]
+        at = steps.index(first)
+        for step in steps[max(0, at - AROUND) : at + AROUND + 1]:
+            mark = "**" if step is first else ""
+            rows.append(
+                {
+                    "Run": title(run),
+                    "Index": str(step.index),
+                    "Operator": f"{mark}{short(step.operator)}{mark}",
+                    "Module": step.module or NONE,
+                    "float32 itself": number(step.float32),
+                    "Predicted": number(step.predicted),
+                    "Measured": number(step.measured),
+                    "Alone, of its bound": number(step.alone),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report: a table, the file of each run it is made from, perhaps a picture."""
+
+    heading: str
+    table: Callable[[System], pd.DataFrame]
+    file: str
+    picture: str | None = None
+
+
+SECTIONS: dict[str, Section] = {
+    "top5": Section("Top 5", top5, "metrics.json"),
+    "errors": Section("Difference from the reference", errors, "metrics.json"),
+    "images": Section("Input by input", images, "metrics.json"),
+    "heads": Section("Deviation by head", heads, "metrics.json"),
+    "latency": Section("Latency", latency, "latency.json"),
+    "provenance": Section("Weights", provenance, "weights.json"),
+    "criteria": Section("Published criteria", rules, "metrics.json"),
+    "verdict": Section("Verdict", verdicts, "metrics.json"),
+    "operators": Section("Operators against their bounds", operators, "operators.csv"),
+    "divergence": Section(
+        "Error through the network", divergence, "divergence.csv", "divergence.svg"
+    ),
 }
 
 
 def report(system: System, sections: list[str]) -> str:
     """Return a system's tables as one Markdown text, each with the files it is made from."""
     parts = [f"# {system.name}", _about(system)]
-    for name in sections:
-        heading, build, file = SECTIONS[name]
-        frame = build(system)
-        if not frame.empty:
-            parts += [f"## {heading}", markdown(frame), _sources(system, file)]
+    for section in (SECTIONS[name] for name in sections):
+        frame = section.table(system)
+        shown = [markdown(frame)] * (not frame.empty)
+        if section.picture and system.metrics:
+            link = f"../{system.name}/{section.picture}"
+            shown.insert(0, f"![{section.heading}: {system.name}]({link})")
+        if shown:
+            parts += [f"## {section.heading}", *shown, _sources(system, section.file)]
     return "\n\n".join(parts) + "\n"
-
-
-def summary_rows(systems: list[System]) -> list[dict[str, Any]]:
-    """Return every row of the summary in full precision, with the files that it comes from."""
-    return [row for system in systems for row in _system_rows(system)]
-
-
-def summary(rows: list[dict[str, Any]], left_out: dict[str, str]) -> str:
-    """Return the summary as Markdown: a table and what its words mean."""
-    frame = pd.DataFrame(_summary_cells(row) for row in rows)
-    repeated = frame["System"].duplicated()
-    frame.loc[repeated, ["System", "Parameters", "Weights", "Of"]] = ""
-    notes = [
-        "*Predicted*: the device's numerics emulated on the reference, nothing executed there. "
-        "*Measured*: executed on this machine. *Published*: as a report printed it for a real "
-        "Ascend NPU, with its own weights and inputs. Relative: relative L2 error. Operators: the "
-        "largest error of any operator as a share of its bound. Criterion: the report's own pass "
-        "rule. Verdict: this project's, and what the evidence is worth. Latency: mean ± standard "
-        "deviation of a batch of one, in ms."
-    ]
-    notes += [f"{device} is left out: {reason}." for device, reason in left_out.items()]
-    return "\n\n".join([markdown(frame), *notes]) + "\n"
-
-
-def _system_rows(system: System) -> list[dict[str, Any]]:
-    about = {
-        "system": system.name,
-        "parameters": system.weights["parameters"],
-        "weights": system.weights["source"],
-        "pretrained": system.weights["pretrained"],
-        "compared": system.kind,
-    }
-    rows = []
-    for run in system.runs:
-        device, _, kind = run.partition("/")
-        found, timed = system.metrics.get(run), system.latency.get(run)
-        row = about | {"device": device, "run": kind, "reference": found is None}
-        row |= _compared(system, found or {})
-        row["verdict"] = found["verdict"] if found else None
-        checked = system.operators.get(run)
-        row["operators"] = None if checked is None else float(checked["max_error_of_bound"].max())
-        row["criterion"] = found["criteria"].get(system.criterion) if found else None
-        row["latency"] = (
-            {k: v for k, v in timed["batch_sizes"]["1"].items() if k != "samples"}
-            if timed and "1" in timed["batch_sizes"]
-            else None
-        )
-        files = ["run.json"] + ["metrics.json"] * bool(found)
-        files += ["operators.csv", "latency.json"] * bool(timed)
-        row["files"] = [str(system.folder / run / file) for file in files]
-        rows.append(row)
-    if system.published:
-        rows.insert(1, about | _published_row(system))
-    return rows
-
-
-def _published_row(system: System) -> dict[str, Any]:
-    printed = system.published["metrics"]
-    row = {"device": "npu", "run": "published", "reference": False}
-    row |= {"verdict": None, "operators": None}
-    row |= _compared(system, printed)
-    row["criterion"] = criteria.CRITERIA[system.criterion].judge(printed)
-    printed_times = system.published.get("latency", {}).get("npu", {})
-    row["latency"] = {k: v for k, v in printed_times.items() if k != "throughput"} or None
-    return row | {"files": ["data/published.yaml"]}
-
-
-def _compared(system: System, found: dict[str, Any]) -> dict[str, Any]:
-    keys = ("max_abs_error", "mean_abs_error", "relative_l2_error", "one_minus_cosine")
-    figures = {key: found.get(system.prefix + key) for key in keys}
-    if figures["one_minus_cosine"] is None and found.get(f"{system.prefix}cosine_similarity"):
-        figures["one_minus_cosine"] = 1 - found[f"{system.prefix}cosine_similarity"]
-    return figures | {key: found.get(key) for key in ("top1_match", "top5_overlap")}
-
-
-def _summary_cells(row: dict[str, Any]) -> dict[str, str]:
-    timed = row["latency"] or {}
-    criterion = row["criterion"]
-    return {
-        "System": row["system"],
-        "Parameters": f"{row['parameters']:,}",
-        "Weights": _source(row["weights"]),
-        "Of": row["compared"],
-        "Device": row["device"],
-        "Run": "reference" if row["reference"] else row["run"],
-        "Max abs": number(row["max_abs_error"]),
-        "Mean abs": number(row["mean_abs_error"]),
-        "Relative": number(row["relative_l2_error"]),
-        "1 − cos": number(row["one_minus_cosine"], 2),
-        "Top-1": metric("top1_match", row["top1_match"]),
-        "Top-5": metric("top5_overlap", row["top5_overlap"]),
-        "Operators": number(row["operators"]),
-        "Criterion": _judged(criterion) if criterion else NONE,
-        "Verdict": _verdict(row["verdict"]),
-        "Latency": _mean(timed),
-    }
 
 
 def _timings(sizes: dict[str, dict[str, Any]]) -> dict[str, str]:
     one = sizes.get("1", {})
-    cells = {"mean ± standard deviation, ms": _mean(one)}
+    cells = {"mean ± standard deviation, ms": spread(one)}
     cells |= {f"{p}, ms": number(one.get(p)) for p in ("p50", "p95", "p99")}
     for size, timed in sizes.items():
         cells[f"images/s at batch {size}"] = number(timed.get("throughput"), 4)
     return cells
 
 
-def _mean(timed: dict[str, Any]) -> str:
-    spread = f" ± {number(timed['std'], 2)}" if timed.get("std") is not None else ""
-    return number(timed.get("mean")) + spread
-
-
-def _verdict(judged: dict[str, Any] | None) -> str:
-    if judged is None:
-        return NONE
-    asked = f", question {judged['failed_question']}" if judged["failed_question"] else ""
-    return f"{judged['verdict']}{asked} ({judged['evidence']})"
-
-
 def _answered(answer: dict[str, Any] | None) -> str:
     if answer is None:
         return "not asked: nothing was measured"
-    return ": ".join(["yes" if answer["passed"] else "no", *answer["findings"][:3]])
-
-
-def _judged(judged: dict[str, Any]) -> str:
-    return f"{'pass' if judged['pass'] else 'FAIL'} ({metric(judged['metric'], judged['value'])})"
+    told = "; ".join(answer["findings"][:TOLD])
+    more = len(answer["findings"]) - TOLD
+    told += f" (and {more} more)" if more > 0 else ""
+    return ("yes" if answer["passed"] else "no") + (f": {told}" if told else "")
 
 
 def _class(system: System, scored: list) -> str:
@@ -376,12 +329,6 @@ def _answer(system: System, one: dict[str, Any], side: str) -> str:
         return NONE if one[f"{side}_answer"] is None else one[f"{side}_answer"] or "(none)"
     best = one.get(f"{side}_top5")
     return system.label(best[0][0]) if best else NONE
-
-
-def _source(source: str) -> str:
-    """Return where weights are from without the pin, and without the path within a package."""
-    name = source.partition("#")[0]
-    return name.partition("/")[0] if name.startswith("package:") else name
 
 
 def _about(system: System) -> str:
@@ -397,24 +344,7 @@ def _sources(system: System, file: str) -> str:
     if file == "weights.json":
         files = [system.folder / file]
     else:
-        runs = system.metrics if file == "metrics.json" else system.latency
+        compared = file in ("metrics.json", "divergence.csv")
+        runs = system.metrics if compared else system.latency
         files = [system.folder / run / file for run in runs]
     return "From " + ", ".join(f"`{path}`" for path in files) + "."
-
-
-def brief(rows: list[dict[str, Any]]) -> str:
-    """Return the summary as plain text that fits a terminal."""
-    frame = pd.DataFrame(_summary_cells(row) for row in rows)
-    frame.loc[frame["System"].duplicated(), "System"] = ""
-    columns = [
-        "System",
-        "Device",
-        "Run",
-        "Max abs",
-        "1 − cos",
-        "Top-1",
-        "Criterion",
-        "Verdict",
-        "Latency",
-    ]
-    return frame[columns].to_markdown(index=False, tablefmt="simple", disable_numparse=True)

@@ -1,6 +1,6 @@
 """Operators: is it the same program there, does each operator keep to its bound, what numerics?
 
-in: weights, inputs, measured outputs   out: program.json, operators.csv, divergence.csv, numerics.json
+in: weights, inputs, measured outputs   out: program.json, operators.csv, numerics.json
 """
 
 
@@ -14,7 +14,6 @@ rule operators:
     output:
         program="results/{system}/{device}/measured/program.json",
         operators="results/{system}/{device}/measured/operators.csv",
-        divergence="results/{system}/{device}/measured/divergence.csv",
     log:
         "logs/{system}/{device}/measured/operators.log",
     conda:

@@ -1,6 +1,6 @@
 """Report: tables of each system, and one summary over all.
 
-in: sidecars, metrics.json and latency.json   out: tables/*.md, summary.json
+in: sidecars, metrics.json, divergence.csv, operators.csv and latency.json   out: tables/*.md, summary.json
 """
 
 
@@ -11,6 +11,7 @@ rule table:
         "results/{system}/inputs.json",
         expand("results/{{system}}/{run}/run.json", run=RUNS),
         expand("results/{{system}}/{run}/metrics.json", run=COMPARED),
+        expand("results/{{system}}/{run}/divergence.csv", run=COMPARED),
         expand("results/{{system}}/{run}/operators.csv", run=MEASURED),
         expand("results/{{system}}/{run}/latency.json", run=MEASURED),
     output:

@@ -1,4 +1,4 @@
-"""Ask questions 1 and 2 of a device: program.json, operators.csv and divergence.csv."""
+"""Ask questions 1 and 2 of a device: program.json and operators.csv."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -39,15 +39,12 @@ def main(
     answers = (Answer(1, not differences, tuple(differences)), same_kernels(operators, lacking))
     frame = pd.DataFrame(result.row() for result in operators)
     unbounded = {r.operator for r in operators if r.note.startswith("no bound")}
-    steps = pd.DataFrame(asdict(step) for step in original.follow(port))
     evidence.write_text(output / "operators.csv", frame.to_csv(index=False))
-    evidence.write_text(output / "divergence.csv", steps.to_csv(index=False))
     evidence.write_json(
         output / "program.json",
         {
             "answers": [asdict(answer) for answer in answers],
             "operators": len(operators),
-            "largest_error_of_bound": frame["max_error_of_bound"].max(),
             "without_bound": sorted(unbounded),
             "threads": torch.get_num_threads(),
             "versions": evidence.versions(),

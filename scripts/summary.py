@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from npu_parity import cli, evidence, results, tables
+from npu_parity import cli, evidence, results, summary
 
 
 def main(
@@ -16,9 +16,9 @@ def main(
 ) -> None:
     """Write every figure in full precision as JSON, and rounded as a Markdown table."""
     described = [results.describe(folder / name, runs, s) for name, s in systems.items()]
-    rows = tables.summary_rows(described)
+    rows = summary.rows(described)
     evidence.write_json(folder / "summary.json", {"left_out": left_out, "rows": rows})
-    evidence.write_text(folder / "tables" / "summary.md", tables.summary(rows, left_out))
+    evidence.write_text(folder / "tables" / "summary.md", summary.table(rows, left_out))
 
 
 if __name__ == "__main__":

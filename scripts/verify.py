@@ -11,7 +11,6 @@ from npu_parity.errors import ParityError
 
 def main(
     metrics: Annotated[list[Path], typer.Argument(help="metrics.json of runs")],
-    output: Annotated[Path, typer.Option(help="the lines, where nothing failed")],
 ) -> None:
     """Print the verdict of every run; exit 1 where one is FAIL."""
     verdicts = {path: evidence.read_json(path)["verdict"] for path in metrics}
@@ -21,7 +20,6 @@ def main(
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise ParityError(f"{failed[0]}{more}")
-    evidence.write_text(output, "\n".join([*lines.values(), ""]))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npu_parity import config, criteria, evidence, latency, metrics, readme, results, tables
+from npu_parity import (
+    config,
+    criteria,
+    evidence,
+    latency,
+    metrics,
+    readme,
+    results,
+    summary,
+    tables,
+)
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -94,9 +104,9 @@ def described() -> list[results.System]:
 
 
 def test_summary_and_tables_follow_from_the_files():
-    rows = tables.summary_rows(described())
+    rows = summary.rows(described())
     assert rows == SUMMARY["rows"]
-    text = tables.summary(rows, SUMMARY["left_out"])
+    text = summary.table(rows, SUMMARY["left_out"])
     assert text == (RESULTS / "tables" / "summary.md").read_text(encoding="utf-8")
     for system in described():
         report = tables.report(system, CONFIG["models"][system.name]["tables"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from npu_parity import criteria, evidence, metrics, results, svhn, tables
+from npu_parity import criteria, evidence, metrics, results, summary, svhn, tables
 from npu_parity.config import published_figures
 from npu_parity.errors import ParityError
 from npu_parity.evidence import ROOT
@@ -106,6 +106,9 @@ def build(system, settings):
                 *("--heads", json.dumps(settings["heads"])),
                 *("--output", f"{folder}/{run}/metrics.json"),
             )
+            of = ["--metrics", f"{folder}/{run}/metrics.json"]
+            of += [f"--operators={folder}/{run}/operators.csv"] * (kind == "measured")
+            script("divergence", *given, *of, "--output", f"{folder}/{run}/divergence.csv")
     torch.set_num_threads(threads)
 
 
@@ -304,13 +307,13 @@ def test_criteria_are_those_of_the_metrics():
 @pytest.mark.parametrize("kind", tables.SECTIONS)
 def test_every_kind_renders_for_every_task(name, kind):
     text = tables.report(system(name), [kind])
-    heading, _, file = tables.SECTIONS[kind]
+    expected = tables.SECTIONS[kind]
     missing = {"net": ["heads"], "house": ["top5"], "plain": ["heads"]}[name]
-    assert (f"## {heading}" in text) == (kind not in missing)
+    assert (f"## {expected.heading}" in text) == (kind not in missing)
     if kind not in missing:
-        assert rows(text)
+        assert rows(text) or expected.picture in text
         named = re.findall(r"`([^`]*/[^`]*\.(?:json|csv))`", text.splitlines()[-1])
-        assert named and all(Path(f).is_file() and f.endswith(file) for f in named)
+        assert named and all(Path(f).is_file() and f.endswith(expected.file) for f in named)
 
 
 def test_config_offers_every_kind():
@@ -324,7 +327,7 @@ def test_reference_alone_has_no_differences():
     assert re.findall("## (.*)", text) == [
         "Latency", "Weights", "Operators against their bounds"
     ]  # fmt: skip
-    (row,) = tables.summary_rows([system("plain", RUNS[:1])])
+    (row,) = summary.rows([system("plain", RUNS[:1])])
     assert row["reference"] and row["max_abs_error"] is None
 
 
@@ -351,8 +354,8 @@ def test_what_is_not_finite_is_a_dash_and_fails(tmp_path):
     assert rows(tables.report(broken, ["images"]))[1]["npu predicted match"] == "no"
     cells = [row["npu predicted"] for row in rows(tables.report(broken, ["criteria"]))]
     assert cells[0] == "FAIL (—)" and not any(cell.startswith("pass") for cell in cells)
-    row = next(r for r in tables.summary_rows([broken]) if r["run"] == "predicted")
-    text = tables.summary([row], {})
+    row = next(r for r in summary.rows([broken]) if r["run"] == "predicted")
+    text = summary.table([row], {})
     assert "nan" not in text.lower() and rows(text)[0]["Max abs"] == "—"
 
 
@@ -377,7 +380,7 @@ def described(tree):
 
 
 def test_summary_rows_are_full_precision_and_name_their_files(described):
-    found = tables.summary_rows(described)
+    found = summary.rows(described)
     runs = [(row["system"], row["device"], row["run"]) for row in found]
     measured = [("cpu", "measured"), ("npu", "predicted"), ("twin", "measured")]
     published = [measured[0], ("npu", "published"), *measured[1:]]
@@ -405,7 +408,7 @@ def test_summary_rows_are_full_precision_and_name_their_files(described):
 
 
 def test_summary_of_probabilities(described):
-    row = tables.summary_rows([replace(described[0], compared="probabilities")])[2]
+    row = summary.rows([replace(described[0], compared="probabilities")])[2]
     found = stored("net", "npu/predicted", "metrics.json")
     assert row["compared"] == "probabilities" and row["device"] == "npu"
     for key in ("max_abs_error", "mean_abs_error", "relative_l2_error", "one_minus_cosine"):
@@ -413,8 +416,8 @@ def test_summary_of_probabilities(described):
 
 
 def test_predicted_rows_have_no_latency_and_say_predicted(described):
-    full = tables.summary_rows(described)
-    for row, cells in zip(full, rows(tables.summary(full, {})), strict=True):
+    full = summary.rows(described)
+    for row, cells in zip(full, rows(summary.table(full, {})), strict=True):
         assert cells["Run"] == ("reference" if row["reference"] else row["run"])
         if row["run"] == "predicted":
             assert cells["Latency"] == "—"
@@ -429,16 +432,16 @@ def test_predicted_rows_have_no_latency_and_say_predicted(described):
 
 
 def test_summary_says_a_systems_name_once(described):
-    found = rows(tables.summary(tables.summary_rows(described), {}))
+    found = rows(summary.table(summary.rows(described), {}))
     assert [row["System"] for row in found if row["System"]] == list(SYSTEMS)
     assert [row["Of"] for row in found if row["Of"]] == ["logits", "logits", "features"]
 
 
 def test_summary_says_what_is_left_out_and_why(described):
-    full = tables.summary_rows(described)
-    text = tables.summary(full, {"gpu": "this machine has no /dev/nvidia"})
+    full = summary.rows(described)
+    text = summary.table(full, {"gpu": "this machine has no /dev/nvidia"})
     assert "gpu is left out: this machine has no /dev/nvidia." in text.splitlines()
-    assert "left out" not in tables.summary(full, {})
+    assert "left out" not in summary.table(full, {})
 
 
 @pytest.mark.parametrize(
@@ -451,8 +454,8 @@ def test_summary_says_what_is_left_out_and_why(described):
     ],
 )
 def test_summary_names_the_source_of_weights(described, source, shown):
-    row = tables.summary_rows(described[:1])[0] | {"weights": source}
-    assert rows(tables.summary([row], {}))[0]["Weights"] == shown
+    row = summary.rows(described[:1])[0] | {"weights": source}
+    assert rows(summary.table([row], {}))[0]["Weights"] == shown
 
 
 # Cells
@@ -522,7 +525,7 @@ def test_programs_write_what_the_package_says(tmp_path):
     of = ["--systems", json.dumps(settings), "--left-out", json.dumps(left_out)]
     script("summary", *RUNS, "--folder", "results", *of)
     found = json.loads(Path("results/summary.json").read_text())
-    full = tables.summary_rows([system(name) for name in SYSTEMS])
+    full = summary.rows([system(name) for name in SYSTEMS])
     assert found == {"left_out": left_out, "rows": full}
     text = Path("results/tables/summary.md").read_text(encoding="utf-8")
-    assert text == tables.summary(full, left_out)
+    assert text == summary.table(full, left_out)

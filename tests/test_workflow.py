@@ -1,181 +1,20 @@
 """The workflow itself, run by Snakemake in folders of its own on networks of a few layers."""
 
-import hashlib
-import json
 import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from hub_server import NOWHERE, HubServer, hub_env
-from PIL import Image
+from project import ABSENT, CONFIG, Project, draw, sha256, system, told
 from safetensors.numpy import load_file, save_file
 
 from npu_parity.devices import HINTS, Device, missing
-
-ROOT = Path(__file__).resolve().parents[1]
-PARTS = (
-    "Snakefile",
-    "config.schema.yaml",
-    "rules",
-    "scripts",
-    "npu_parity",
-    "profiles",
-    "data",
-    "envs",
-)
-ABSENT = next(backend for backend in HINTS if missing(Device(backend)))
-
-NETWORK = """
-from torch import nn
-
-
-def net():
-    layers = []
-    for channels, more in ((3, 8), (8, 16)):
-        layers += [nn.Conv2d(channels, more, 3, 2), nn.BatchNorm2d(more), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-"""
-
-
-def system(**settings):
-    return {
-        "architecture": "tiny.py:net",
-        "weights": ["seed:1"],
-        "inputs": ["random:1"],
-        "preprocessing": {"resize": 40, "crop": 32},
-        "calibrate": False,
-        **settings,
-    }
-
-
-CONFIG = {
-    "reference": "cpu",
-    "devices": {
-        "cpu": {"backend": "cpu"},
-        "npu": {"backend": "npu", "numerics": {"conv": "hf32"}, "measure": "never"},
-        "absent": {"backend": ABSENT},
-    },
-    "latency": {"batch_sizes": [1, 2], "warmup": 1, "samples": 3, "batch_samples": 2},
-    "models": {
-        "noise": system(inputs=["random:2", "synthetic:1"], calibrate=True),
-        "photo": system(weights=["seed:2"], inputs=["photo.png", "album"], labels="labels.txt"),
-    },
-}
-
-
-@dataclass
-class Project:
-    """A copy of the workflow and, beside it, a folder in which it is run."""
-
-    place: Path
-    env: dict = field(default_factory=dict)
-
-    @property
-    def repository(self):
-        return self.place / "repository"
-
-    @property
-    def folder(self):
-        return self.place / "work"
-
-    @classmethod
-    def make(cls, place, config):
-        project = cls(place)
-        for part in PARTS:
-            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
-            project.repository.mkdir(exist_ok=True)
-            copy(ROOT / part, project.repository / part)
-        (project.folder / "album").mkdir(parents=True)
-        draw(project.folder / "photo.png", 0)
-        draw(project.folder / "album" / "one.png", 1)
-        (project.folder / "labels.txt").write_text("\n".join("abcdefghij"))
-        (project.folder / "tiny.py").write_text(NETWORK)
-        project.configure(lambda empty: empty.update(deepcopy(config)))
-        return project
-
-    def copy(self, place):
-        return Project(shutil.copytree(self.place, place, dirs_exist_ok=True), self.env)
-
-    def configure(self, change):
-        file = self.folder / "config.yaml"
-        config = yaml.safe_load(file.read_text()) if file.exists() else {}
-        change(config)
-        file.write_text(yaml.safe_dump(config, sort_keys=False))
-
-    def command(self, *arguments):
-        snakefile = self.repository / "Snakefile"
-        program = [sys.executable, "-m", "snakemake", "--snakefile", snakefile]
-        # The copy's own package, not the one that is installed.
-        env = os.environ | hub_env(NOWHERE, self.place) | {"PYTHONPATH": str(self.repository)}
-        return {
-            "args": [*program, "--directory", self.folder, *arguments],
-            "cwd": self.folder,
-            "env": env | self.env,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.STDOUT,
-            "text": True,
-        }
-
-    def run(self, *arguments, cores=2):
-        return subprocess.run(**self.command("--cores", str(cores), *arguments))
-
-    def succeed(self, *arguments):
-        done = self.run(*arguments)
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-    def plan(self, *arguments):
-        """What would be run: a rule and its wildcards, such as ``weights noise``."""
-        plan = self.succeed("--dry-run", *arguments)
-        assert re.search(r"^(Job stats:|Nothing to be done.*)$", plan, re.MULTILINE), plan
-        jobs = set()
-        for rule, about in re.findall(
-            r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", plan, re.MULTILINE
-        ):
-            wildcards = re.search(r"^ {4}wildcards: .*", about, re.MULTILINE)
-            values = re.findall(r"=([^,]+)", wildcards[0]) if wildcards else []
-            jobs.add(" ".join([rule, *values]))
-        return jobs - {"all"}
-
-    def files(self, pattern="results/**/*"):
-        found = [p for p in self.folder.glob(pattern) if p.is_file()]
-        return {str(p.relative_to(self.folder)): p for p in found}
-
-    def json(self, file):
-        return json.loads((self.folder / file).read_text())
-
-    def state(self, pattern):
-        found = self.files(pattern)
-        assert found
-        return {name: (p.stat().st_mtime_ns, p.read_bytes()) for name, p in found.items()}
-
-
-def draw(path, seed):
-    pixels = np.random.default_rng(seed).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def told(output):
-    """The one line that tells what is wrong, in what Snakemake printed."""
-    assert "Traceback" not in output, output
-    lines = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, output
-    return lines[0]
 
 
 def after(*systems):
@@ -190,6 +29,8 @@ def after(*systems):
             f"metrics {s} npu predicted",
             f"latency {s} cpu",
             f"operators {s} cpu",
+            f"divergence {s} npu predicted",
+            f"figure {s}",
             f"table {s}",
         )
     }
@@ -221,6 +62,8 @@ def test_files_of_the_contract(base):
             *(f"results/{name}/{kind}" for kind in ("inputs.npy", "inputs.json")),
             *(f"results/{name}/{r}/{k}" for r in runs for k in ("outputs.npy", "run.json")),
             f"results/{name}/npu/predicted/metrics.json",
+            f"results/{name}/npu/predicted/divergence.csv",
+            f"results/{name}/divergence.svg",
             f"results/{name}/cpu/measured/latency.json",
             f"results/{name}/cpu/measured/operators.csv",
         }
@@ -320,6 +163,9 @@ def touched(pattern):
 
 
 TABLES = {"table noise", "table photo", "summary"}
+DIVERGENCE = {
+    job for s in CONFIG["models"] for job in (f"divergence {s} npu predicted", f"figure {s}")
+}
 
 CHANGES = {
     "seed": (setting("models.noise.weights", ["seed:3"]), {"weights noise"} | after("noise")),
@@ -340,6 +186,7 @@ CHANGES = {
     "numerics": (
         setting("devices.npu.numerics", {"conv": "bf16"}),
         TABLES
+        | DIVERGENCE
         | {f"{r} {s} npu predicted" for r in ("outputs", "metrics") for s in CONFIG["models"]},
     ),
     "timing": (
@@ -362,7 +209,7 @@ CHANGES = {
     "system removed": (lambda p: p.configure(lambda c: c["models"].pop("photo")), {"summary"}),
     "script": (
         appended("repository/scripts/metrics.py", "# changed\n"),
-        TABLES | {f"metrics {s} npu predicted" for s in CONFIG["models"]},
+        TABLES | DIVERGENCE | {f"metrics {s} npu predicted" for s in CONFIG["models"]},
     ),
     "module": (
         appended("repository/npu_parity/latency.py", "# changed\n"),
@@ -621,7 +468,7 @@ def test_corrupt_download_never_becomes_weights(hubs, served):
 def resumed(tmp_path_factory):
     """One system from nothing, killed while its weights were written, completed on one core."""
     project = Project.make(tmp_path_factory.mktemp("killed"), CONFIG)
-    target = "results/noise/npu/predicted/metrics.json"
+    target = "results/noise/divergence.svg"
     written = project.folder / "results/noise/weights.safetensors"
     running = subprocess.Popen(**project.command("--cores", "2", target), start_new_session=True)
     deadline = time.monotonic() + 120
@@ -653,6 +500,10 @@ FILES = (
     "npu/predicted/outputs.npy",
     "npu/predicted/run.json",
     "npu/predicted/metrics.json",
+    "npu/predicted/divergence.csv",
+    "cpu/measured/operators.csv",
+    "cpu/measured/program.json",
+    "divergence.svg",
 )
 
 

@@ -1,0 +1,45 @@
+"""Follow a run through the network, operator by operator: divergence.csv."""
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from npu_parity import cli, evidence
+from npu_parity.devices import Device, use_threads
+from npu_parity.metrics import worst_input
+
+
+def main(
+    weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
+    inputs: Annotated[Path, typer.Option(help="inputs.npy, its sidecar beside it")],
+    metrics: Annotated[Path, typer.Option(help="metrics.json: its worst input is followed")],
+    output: Annotated[Path, typer.Option(help="divergence.csv")],
+    operators: Annotated[
+        Path | None, typer.Option(help="operators.csv of the device", exists=True)
+    ] = None,
+    backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
+    numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    ported: Annotated[str, typer.Option(help="the port's own architecture, if it has one")] = "",
+    threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
+) -> None:
+    """Write how the error of the prediction, and of the device where it was measured, adds up."""
+    from npu_parity import checkpoints  # torch: `cli.run` tells why it cannot be imported
+    from npu_parity.check import Original
+
+    device = Device(backend, numerics)
+    use_threads(threads, device)
+    found = evidence.read_json(metrics)
+    original = Original(checkpoints.load(weights_folder), evidence.read_inputs(inputs), device)
+    port = alone = None
+    if found["run"] == "measured":
+        port = checkpoints.load(weights_folder, ported or None)
+        alone = pd.read_csv(operators).set_index("index")["max_error_of_bound"].to_dict()
+    steps = original.follow(port, worst_input(found), alone=alone)
+    frame = pd.DataFrame(step.row() for step in steps)
+    evidence.write_text(output, frame.to_csv(index=False))
+
+
+if __name__ == "__main__":
+    cli.run(main)
