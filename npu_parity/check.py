@@ -30,7 +30,7 @@ from npu_parity.numerics import (
     probe,
     shortfall,
 )
-from npu_parity.operators import OperatorResult, check_operators, execute
+from npu_parity.operators import OperatorResult, check_operators, execute, without_bound
 from npu_parity.program import differences
 from npu_parity.recording import Call, record
 from npu_parity.verdict import Answer, Verdict
@@ -71,13 +71,13 @@ class Report:
 
     @cached_property
     def steps(self) -> list[Step]:
-        """Where it goes wrong, operator by operator; empty unless the verdict is FAIL."""
-        return [] if self.passed else self.follow()
+        """How the error grows, operator by operator, on the input that differs most."""
+        return self.follow()
 
     @cached_property
     def first(self) -> Step | None:
-        """The first operator beyond its bound or its predicted envelope."""
-        return first_beyond(self.steps, verdict.ENVELOPE)
+        """Of a port that fails: the first operator beyond its bound or its predicted envelope."""
+        return None if self.passed else first_beyond(self.steps, verdict.ENVELOPE)
 
     def __str__(self) -> str:
         """Return the verdict, the four answers and the figures behind them."""
@@ -101,7 +101,7 @@ class Original:
     """A reference and its inputs, against which ports to one device are held.
 
     Args:
-        reference: in evaluation mode, float32; runs on the CPU.
+        reference: in evaluation mode, float32; copied, and run on the CPU.
         inputs: float32 (inputs, 3, H, W), or whatever one tensor the network takes.
         device: a backend (``cpu``, ``npu``, ``cuda``, ``xpu``, ``mps``) or a `Device`.
         numerics: what the device promises: a name of `numerics.PRESETS`, formats by kind of
@@ -129,7 +129,8 @@ class Original:
         pretrained: bool | None = None,
         kernels: Context | None = None,
     ):
-        self.reference, self.inputs = reference, _array(inputs)
+        # A copy: a port may share modules with it, and is moved to the device.
+        self.reference, self.inputs = copy.deepcopy(reference).to("cpu"), _array(inputs)
         self.device = _device(device, numerics)
         self.promised = Numerics.from_dict(self.device.numerics)
         self.task, self.heads, self.pretrained = task, heads, pretrained
@@ -233,7 +234,9 @@ class Original:
                     Answer(1, not findings, tuple(findings)),
                     verdict.same_kernels(operators, lacking),
                     verdict.same_answer(runs, self.names, coarser(found, self.promised)),
-                    verdict.enough_evidence(runs, self.task, self.pretrained),
+                    verdict.enough_evidence(
+                        runs, self.task, self.pretrained, without_bound(operators)
+                    ),
                 )
             ),
             outputs=measured,

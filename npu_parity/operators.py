@@ -20,6 +20,8 @@ from npu_parity.metrics import coarsened
 from npu_parity.numerics import Numerics, emulate
 from npu_parity.recording import Call, tensors
 
+NO_BOUND = "no bound is known"
+
 
 @dataclass(frozen=True)
 class OperatorResult:
@@ -109,6 +111,11 @@ def check_operators(
         ]
 
 
+def without_bound(results: Iterable[OperatorResult]) -> list[str]:
+    """Return the operators that were not checked because no bound is known for them, each once."""
+    return sorted({r.operator for r in results if r.passed is None and r.note.startswith(NO_BOUND)})
+
+
 def _held(call: Call, numerics: Numerics, result: Callable[[Call], Any]) -> tuple:
     """Return largest and mean error, whether it passed, the worst index and a note."""
     nothing = math.nan, math.nan, None, ()
@@ -116,7 +123,7 @@ def _held(call: Call, numerics: Numerics, result: Callable[[Call], Any]) -> tupl
         return *nothing, "no values to compare"
     expected = exact_and_bound(call, numerics)
     if expected is None:
-        return *nothing, f"no bound is known for {call.operator}"
+        return *nothing, f"{NO_BOUND} for {call.operator}"
     failed = math.inf, math.inf, False, ()
     try:
         found = tensors(result(call))

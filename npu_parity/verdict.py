@@ -176,13 +176,16 @@ def same_answer(runs: Runs, names: Sequence[str], numerics_found: str | None = N
     return Answer(3, not findings, tuple(findings))
 
 
-def enough_evidence(runs: Runs, task: str, pretrained: bool | None) -> Answer:
+def enough_evidence(
+    runs: Runs, task: str, pretrained: bool | None, without_bound: Sequence[str] = ()
+) -> Answer:
     """Say what a PASS on these inputs and weights is worth: weak for each finding.
 
     Args:
         runs: `measured` may be None, the prediction then stands for the device.
         task: classification, features or digits.
         pretrained: None where nobody knows.
+        without_bound: operators that the second question could not ask about.
     """
     r = runs.reference.astype(np.float64)
     comparable = runs.measured is not None and runs.measured.shape == r.shape
@@ -210,6 +213,8 @@ def enough_evidence(runs: Runs, task: str, pretrained: bool | None) -> Answer:
                 f"outputs hardly depend on the input: they differ by {spread:.3g} between inputs, "
                 f"and by {change:.3g} between devices"
             )
+    if without_bound:
+        findings.append(f"not checked, for want of a bound: {', '.join(without_bound)}")
     if pretrained is False:
         findings.append("weights are random")
     return Answer(4, not findings, tuple(findings))
@@ -218,22 +223,20 @@ def enough_evidence(runs: Runs, task: str, pretrained: bool | None) -> Answer:
 def same_kernels(results: Sequence[Any], shortfall: Sequence[str] = ()) -> Answer:
     """Answer the second question from `operators.check_operators`' results.
 
-    An operator that has no bound decides nothing, and is named. `shortfall` is what a probe of
-    the device has against its numerics (`numerics.shortfall`): a sum of many terms hides coarser
-    operands from a bound that must hold for every one of its elements.
+    `shortfall` is what a probe of the device has against its numerics (`numerics.shortfall`): a
+    sum of many terms hides coarser operands from a bound that must hold for every one of its
+    elements.
     """
-    failed, unchecked = [], {}
+    findings = []
     for r in results:
-        place = f"{r.operator} at {r.module or 'the top level'}"
         if r.passed is False:
+            place = f"{r.operator} at {r.module or 'the top level'}"
             note = f" ({r.note})" if r.note else ""
-            failed.append(
+            findings.append(
                 f"operator {r.index} {place}: {r.largest_error:.3g} times its bound{note}"
             )
-        elif r.passed is None and r.note.startswith("no bound"):
-            unchecked.setdefault(r.operator, f"{place} was not checked: {r.note}")
-    failed += shortfall
-    return Answer(2, not failed, (*failed, *unchecked.values()))
+    findings += shortfall
+    return Answer(2, not findings, tuple(findings))
 
 
 def nearest_numerics(measured: NDArray, predictions: Mapping[str, NDArray]) -> str | None:

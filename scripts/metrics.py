@@ -35,16 +35,18 @@ def main(
     runs = verdict.Runs(**arrays, heads=heads or None)
     metrics = compare(runs.reference, arrays[run["run"]], task=task, heads=heads or None)
     pretrained = evidence.read_json(system / "weights.json")["pretrained"]
-    answers = [verdict.enough_evidence(runs, task, pretrained)]
+    answers, without_bound = [], ()
     if measured:
-        found = evidence.read_json(numerics)
+        found, asked = evidence.read_json(numerics), evidence.read_json(program)
         names = evidence.read_json(system / "inputs.json")["names"]
-        asked = [verdict.Answer(**a) for a in evidence.read_json(program)["answers"]]
-        answers = [*asked, verdict.same_answer(runs, names, found["coarser"]), *answers]
+        answers = [verdict.Answer(**answer) for answer in asked["answers"]]
+        answers.append(verdict.same_answer(runs, names, found["coarser"]))
+        without_bound = asked["without_bound"]
         metrics |= {
             "explained": explained(runs.measured, runs.predicted, runs.reference),
             "numerics_found": found["found"],
         }
+    answers.append(verdict.enough_evidence(runs, task, pretrained, without_bound))
     evidence.write_json(
         output,
         {

@@ -26,6 +26,7 @@ def main(
     from npu_parity import checkpoints
     from npu_parity.check import Original
     from npu_parity.numerics import probe, shortfall
+    from npu_parity.operators import without_bound
     from npu_parity.verdict import Answer, same_kernels
 
     device = Device(backend, numerics)
@@ -38,14 +39,13 @@ def main(
         lacking = shortfall(probe(device=target), original.promised)
     answers = (Answer(1, not differences, tuple(differences)), same_kernels(operators, lacking))
     frame = pd.DataFrame(result.row() for result in operators)
-    unbounded = {r.operator for r in operators if r.note.startswith("no bound")}
     evidence.write_text(output / "operators.csv", frame.to_csv(index=False))
     evidence.write_json(
         output / "program.json",
         {
             "answers": [asdict(answer) for answer in answers],
             "operators": len(operators),
-            "without_bound": sorted(unbounded),
+            "without_bound": without_bound(operators),
             "threads": torch.get_num_threads(),
             "versions": evidence.versions(),
         },

@@ -423,3 +423,12 @@ def test_mantissa_bits_tell_the_format_that_values_were_stored_in(dtype, bits):
     finding = metrics.coarsened(np.random.default_rng(1).standard_normal(1000), values)
     assert (finding is None) == (dtype == "float32")
     assert metrics.coarsened(values, values[:10].round()) is None  # too few to tell
+
+
+def test_worst_input_is_the_one_that_differs_most():
+    reference = np.ones((4, 3), dtype=np.float32)
+    device = reference * np.array([[1.0], [1.2], [1.1], [1.2]], dtype=np.float32)
+    assert metrics.worst_input(metrics.compare(reference, device)) == 1
+    device[2, 0] = np.nan
+    assert metrics.worst_input(metrics.compare(reference, device)) == 2
+    assert metrics.worst_input(metrics.compare(reference, reference)) == 0
