@@ -21,8 +21,9 @@ lint: .venv/.ready
 	snakemake --lint
 	python scripts/readme.py --check
 
-# The picture of the rules, drawn by the workflow itself.
+# What the documentation takes from the code: the picture of the rules, the thresholds.
 docs: .venv/.ready
+	python scripts/thresholds.py docs/thresholds.md
 	snakemake --cores 1 --rulegraph mermaid-js all | python scripts/rulegraph.py docs/rulegraph.md
 	python scripts/readme.py
 

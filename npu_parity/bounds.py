@@ -25,20 +25,42 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from npu_parity.numerics import FORMATS, Numerics
 from npu_parity.recording import Call, tensors
+from npu_parity.thresholds import Threshold
 
-# Everything below follows from these six numbers.
-U = 2.0**-24  # unit roundoff of float32: what one rounded addition or multiplication costs
-# Smallest normal float32. Devices may flush what is smaller to zero (OpenCL allows it).
-TINY = 2.0**-126
+# Everything below follows from these numbers.
+U = Threshold(
+    2.0**-24,
+    question=2,
+    decides="error of one rounded addition or multiplication, of its result",
+    reason="The unit roundoff of float32 (IEEE 754).",
+)
+TINY = Threshold(
+    2.0**-126,
+    question=2,
+    decides="error of what is smaller than any normal number",
+    reason="The smallest normal float32: devices may flush what is smaller to zero (OpenCL).",
+)
+FUNCTION = Threshold(
+    20 * 2 * U,
+    question=2,
+    decides="error of exp, log, tanh, erf, pow, sin, cos, of the result",
+    reason="20 units in the last place, each at most 2U: OpenCL 3.0 (Relative Error as ULPs, full "
+    "profile) allows 3 to 16, PyTorch's softmax on CPUs 20 (exp_u20 in ATen/cpu/vec).",
+)
+ROOT = Threshold(
+    3 * 2 * U,
+    question=2,
+    decides="error of a division or square root, of the result",
+    reason="3 units in the last place: division 2.5, rsqrt 2, sqrt 3 (same table).",
+)
+ERF = Threshold(
+    1.5e-7 + FUNCTION,
+    question=2,
+    decides="error of erf, absolute",
+    reason="PyTorch's on CPUs is 1 - p(x) exp(-x²), Abramowitz and Stegun 7.1.26: off by 1.5e-7, "
+    "and near 0 by as much as the exponential is.",
+)
 LARGEST = float(torch.finfo(torch.float32).max)
-# One unit in the last place is at most 2U of the value. Exp, log, tanh, erf, pow, sin, cos:
-# OpenCL 3.0 ("Relative Error as ULPs", full profile) allows 3 to 16 units, PyTorch's softmax on
-# CPUs 20 (exp_u20 in ATen/cpu/vec).
-FUNCTION = 20 * 2 * U
-ROOT = 3 * 2 * U  # division 2.5 units, rsqrt 2, sqrt 3 (same table)
-# Absolute: PyTorch's erf on CPUs is 1 - p(x) exp(-x²), Abramowitz and Stegun 7.1.26. It is off by
-# 1.5e-7, and near 0 by as much as the exponential is.
-ERF = 1.5e-7 + FUNCTION
 
 
 @dataclass(frozen=True, eq=False)

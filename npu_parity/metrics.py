@@ -26,10 +26,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npu_parity.errors import ParityError
+from npu_parity.thresholds import Threshold
 
 TASKS = ("classification", "features", "digits")
 DIGITS = ("digit1", "digit2", "digit3", "digit4", "digit5")
-MANY = 32  # values that do not all lose their last bit by chance
+MANY = Threshold(
+    32,
+    question=3,
+    decides="values and more are asked whether they use fewer mantissa bits than the reference's",
+    reason="As many end in a zero bit by chance once in 2^32.",
+)
 SYMBOLS = "0123456789_"  # class 10 is blank
 
 Floats = NDArray[np.float64]
@@ -156,10 +162,7 @@ def mantissa_bits(values: ArrayLike) -> int:
 
 
 def coarsened(reference: ArrayLike, values: ArrayLike) -> str | None:
-    """Return a finding where values use fewer mantissa bits than the reference's do.
-
-    Only of `MANY` values and more, which all end in a zero bit by chance once in 2^32.
-    """
+    """Return a finding where `MANY` values use fewer mantissa bits than the reference's do."""
     if np.size(values) < MANY:
         return None
     bits, expected = mantissa_bits(values), mantissa_bits(reference)

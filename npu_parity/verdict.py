@@ -20,20 +20,40 @@ from numpy.typing import NDArray
 
 from npu_parity import metrics
 from npu_parity.errors import ParityError
+from npu_parity.thresholds import Threshold
 
-# A device rounds otherwise than the emulation does: it adds in another order and fuses operators.
-# Each alone moves the error of a network by less than its own size; 4 leaves room for both.
-ENVELOPE = 4.0
-# A flip needs the two best classes to move towards each other by their margin, so each by at most
-# the largest error: margin <= 2 * error.
-FLIP = 2.0
-# Softmax tells nothing of logits where every input's best class has more than 0.999, or none has
-# ten times the share that chance gives it.
-SATURATED = 0.999
-FLAT = 10.0
-# Outputs must differ between inputs by ten times what the device changes, or an output that belongs
-# to another input would pass for the right one.
-SPREAD = 10.0
+ENVELOPE = Threshold(
+    4.0,
+    question=3,
+    decides="times the predicted relative L2 error, or that of float32 itself, is allowed",
+    reason="A device adds in another order and fuses operators. Either moves the error of a "
+    "network by less than its own size; 4 leaves room for both.",
+)
+FLIP = Threshold(
+    2.0,
+    question=3,
+    decides="times the predicted largest error: the margin below which a top-1 flip is allowed",
+    reason="Two classes change places where they move towards each other by their margin, each "
+    "by at most the largest error.",
+)
+SATURATED = Threshold(
+    0.999,
+    question=4,
+    decides="probability of every input's best class, beyond which softmax is saturated",
+    reason="Probabilities then hardly change, whatever the logits do.",
+)
+FLAT = Threshold(
+    10.0,
+    question=4,
+    decides="times the share of chance that some class must have, or softmax is flat",
+    reason="Probabilities that are all near 1/classes agree whatever the logits do.",
+)
+SPREAD = Threshold(
+    10.0,
+    question=4,
+    decides="times the change between devices by which outputs must differ between inputs",
+    reason="Or an output that belongs to another input would pass for the right one.",
+)
 
 QUESTIONS = {1: "same program", 2: "same kernels", 3: "same answer", 4: "enough evidence"}
 

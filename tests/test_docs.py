@@ -1,0 +1,49 @@
+"""Documentation that is made from the code says what the code says: `make docs` was run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from npu_parity import bounds, metrics, thresholds, verdict
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments, stdin=None):
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, input=stdin, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_thresholds(tmp_path):
+    file = tmp_path / "thresholds.md"
+    run("scripts/thresholds.py", file)
+    text = file.read_text(encoding="utf-8")
+    assert text == (ROOT / "docs/thresholds.md").read_text(encoding="utf-8")
+    found = thresholds.of(bounds, metrics, verdict)
+    assert {"verdict.ENVELOPE", "bounds.U"} <= found.keys()
+    assert all(f"`{name}`" in text and value.reason in text for name, value in found.items())
+
+
+def test_a_threshold_is_a_number():
+    assert verdict.ENVELOPE * 2 == 8 and f"{verdict.ENVELOPE:g}" == "4"
+    assert not isinstance(verdict.ENVELOPE * 2, thresholds.Threshold)
+
+
+def test_no_threshold_is_written_down_twice():
+    """Documentation that is written by hand links to the thresholds, and repeats none."""
+    values = {f"{value:g}" for value in thresholds.of(verdict).values()}
+    for file in (ROOT / "README.md", ROOT / "CHANGELOG.md"):
+        spliced = False
+        for line in file.read_text(encoding="utf-8").splitlines():
+            spliced = (spliced or line.startswith("<!-- from")) and line != "<!-- end -->"
+            assert spliced or not any(f" {v} times" in line for v in values), line
+
+
+def test_graph_of_the_rules(tmp_path):
+    graph = run("-m", "snakemake", "--cores", "1", "--rulegraph", "mermaid-js", "all")
+    run("scripts/rulegraph.py", tmp_path / "graph.md", stdin=graph)
+    expected = (ROOT / "docs/rulegraph.md").read_text(encoding="utf-8")
+    assert (tmp_path / "graph.md").read_text(encoding="utf-8") == expected
