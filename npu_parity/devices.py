@@ -24,6 +24,12 @@ HINTS = {
     "xpu": "install an XPU build of torch and Intel's driver",
     "mps": "run on a Mac with Apple silicon",
 }
+# What float32 operands may become on a backend: by a flag, or (float16 on Ascend 910A) anyway.
+CHOICES = {
+    "cpu": ("fp32", "bf16"),
+    "npu": ("fp32", "hf32", "fp16"),
+    "cuda": ("fp32", "tf32"),
+}
 # oneDNN rounds float32 convolutions to bf16 on AMX only: AVX512-BF16 alone leaves them float32.
 BF16_UNITS = "amx_bf16"
 
@@ -96,11 +102,26 @@ def configured(device: Device) -> Iterator["torch.device"]:
     Where a device's numerics cannot be chosen (float16 operands on Ascend 910A) nothing is set.
 
     Raises:
-        ParityError: there is no such device here.
+        ParityError: there is no such device here, it cannot be used, or not with these numerics.
 
     """
     target = torch_device(device.backend)
     import torch
+
+    for kind in ("conv", "depthwise_conv", "matmul"):
+        found = device.numerics.get(kind) or "fp32"
+        if found not in CHOICES.get(device.backend, (found,)):
+            raise ParityError(
+                f"device {device.backend}: found numerics {found} for {kind}, expected one of "
+                f"{', '.join(CHOICES[device.backend])}"
+            )
+    try:
+        torch.zeros(1).to(target)
+    except RuntimeError as error:  # whatever the driver says
+        raise ParityError(
+            f"device {device.backend}: torch finds one and cannot use it "
+            f"({str(error).splitlines()[0]}); {HINTS[device.backend]}"
+        ) from None
 
     if device.backend == "npu":
         # Compiling every operator for its shape takes minutes; the adapted reports use binaries.
@@ -175,20 +196,12 @@ def _switches(device: Device) -> list[tuple[Any, str, Any]]:
             (torch.backends.cuda.matmul, "allow_tf32", matmul == "tf32"),
         ]
     if device.backend == "cpu" and hasattr(torch.backends.mkldnn, "conv"):  # torch 2.9 and newer
+        names = {"fp32": "ieee", "bf16": "bf16"}
         return [
-            (torch.backends.mkldnn.conv, "fp32_precision", _mkldnn(conv)),
-            (torch.backends.mkldnn.matmul, "fp32_precision", _mkldnn(matmul)),
+            (torch.backends.mkldnn.conv, "fp32_precision", names[conv]),
+            (torch.backends.mkldnn.matmul, "fp32_precision", names[matmul]),
         ]
     return []
-
-
-def _mkldnn(format_name: str) -> str:
-    names = {"fp32": "ieee", "bf16": "bf16"}
-    if format_name not in names:
-        raise ParityError(
-            f"device cpu: found numerics {format_name}, expected one of {', '.join(names)}"
-        )
-    return names[format_name]
 
 
 def _cann_version() -> str | None:

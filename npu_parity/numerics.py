@@ -8,6 +8,7 @@ alone is therefore a prediction of what such a unit returns::
         predicted = model(x)
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,7 +16,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -52,6 +53,9 @@ FORMATS: dict[str, Format] = {
         Format("bf16", 7),
     )
 }
+
+# Formats that torch has a dtype for: a cast is faster than arithmetic on bits.
+NARROW = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero")
 
@@ -102,14 +106,18 @@ def round_mantissa(
     code.bitwise_and_(-1 << dropped)
     # The carry may turn a NaN into anything.  A sum is NaN if any term is, and costs a tenth
     # of isnan() over all elements.
-    if x.sum().isnan():
+    if math.isnan(x.sum().item()):
         out.masked_fill_(x.isnan(), torch.nan)
     return out
 
 
 @torch.no_grad()
 def round_to(
-    x: Tensor, format_name: str, rounding: str = "nearest_even", out: Tensor | None = None
+    x: Tensor,
+    format_name: str,
+    rounding: str = "nearest_even",
+    out: Tensor | None = None,
+    narrow: Tensor | None = None,
 ) -> Tensor:
     """Round float32 values to those that a format has.
 
@@ -120,6 +128,7 @@ def round_to(
         format_name: a key of `FORMATS`; with "fp32" the result is `x` itself.
         rounding: one of `ROUNDINGS`.
         out: where to write the result; float32 of the same shape.
+        narrow: memory to work in, of the same shape and the format's own dtype (`NARROW`).
 
     Returns:
         float32 of the same shape and layout.
@@ -130,26 +139,21 @@ def round_to(
     _expect("format", format_name, tuple(FORMATS))
     _expect("dtype to round", x.dtype, (torch.float32,))
     _expect("rounding", rounding, ROUNDINGS)
-    if format_name == "fp16":
-        return _round_to_fp16(x, rounding, torch.empty_like(x) if out is None else out)
-    if format_name == "bf16" and rounding == "nearest_even":  # a cast is faster
-        rounded = x.to(torch.bfloat16)
-        return rounded.to(torch.float32) if out is None else out.copy_(rounded)
-    return round_mantissa(x, FORMATS[format_name].mantissa_bits, rounding, out)
-
-
-def _round_to_fp16(x: Tensor, rounding: str, out: Tensor) -> Tensor:
-    """Round by torch's cast, which goes to nearest, ties to even, with float16's range."""
+    if format_name not in NARROW or (format_name == "bf16" and rounding != "nearest_even"):
+        return round_mantissa(x, FORMATS[format_name].mantissa_bits, rounding, out)
+    # torch's casts go to nearest, ties to even, with the format's own range.
+    out = torch.empty_like(x) if out is None else out
+    narrow = torch.empty_like(x, dtype=NARROW[format_name]) if narrow is None else narrow
     if rounding == "nearest_away":
         # With its last bit set no tie is a tie, and nothing else changes side.  Infinity has no
         # such bit to spare: the limits become infinity again in the cast.
         torch.clamp(x, -(2.0**17), 2.0**17, out=out).view(torch.int32).bitwise_or_(1)
-        return out.copy_(out.to(torch.float16))
-    rounded = x.to(torch.float16)
+        return out.copy_(narrow.copy_(out))
+    narrow.copy_(x)
     if rounding == "toward_zero":  # one step back where the cast went past x
-        past = out.copy_(rounded).abs_() > x.abs()
-        rounded.view(torch.int16).sub_(past.to(torch.int16))
-    return out.copy_(rounded)
+        past = out.copy_(narrow).abs_() > x.abs()
+        narrow.view(torch.int16).sub_(past.to(torch.int16))
+    return out.copy_(narrow)
 
 
 @dataclass(frozen=True)
@@ -287,6 +291,7 @@ class Emulation(TorchDispatchMode):
     """Rounds the float32 operands of convolutions and matrix products, then runs them in float32.
 
     Biases, accumulators and all other operators are left alone, and so are other dtypes.
+    Weights of convolutions are rounded once: do not write to them through ``.data`` meanwhile.
     Enter it through `emulate`, which also keeps torch from fusing attention.
 
     Raises:
@@ -296,7 +301,8 @@ class Emulation(TorchDispatchMode):
     def __init__(self, numerics: Numerics):
         super().__init__()
         self.numerics = numerics
-        self._memory: dict[int, Tensor] = {}
+        self._memory: dict[tuple[int, torch.dtype], Tensor] = {}
+        self._weights: dict[tuple[int, int, int, str], tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -325,17 +331,31 @@ class Emulation(TorchDispatchMode):
         def rounded(i: int, x: Tensor) -> Tensor:
             if format_name == "fp32" or x.dtype != torch.float32:
                 return x
-            return round_to(x, format_name, self.numerics.rounding, out=self._like(x, i))
+            if isinstance(x, nn.Parameter):
+                return self._weight(x, format_name)
+            narrow = self._like(x, i, NARROW[format_name]) if format_name in NARROW else None
+            out = self._like(x, i, torch.float32)
+            return round_to(x, format_name, self.numerics.rounding, out, narrow)
 
         operands = map(rounded, (0, 1), args[first : first + 2])
         return *args[:first], *operands, *args[first + 2 :]
 
-    def _like(self, x: Tensor, i: int) -> Tensor:
+    def _weight(self, x: nn.Parameter, format_name: str) -> Tensor:
+        """The rounded weight; the weight is held with it, so that no other can get its id."""
+        key = id(x), x.data_ptr(), x._version, format_name
+        if key not in self._weights:
+            self._weights[key] = x, round_to(x, format_name, self.numerics.rounding)
+        return self._weights[key][1]
+
+    def _like(self, x: Tensor, i: int, dtype: torch.dtype) -> Tensor:
         """Memory for the i-th operand, used again and again: new pages cost more than rounding."""
-        if i not in self._memory or self._memory[i].numel() < x.numel():
-            self._memory[i] = torch.empty(x.numel(), device=x.device)
+        held = self._memory.get((i, dtype))
+        if held is None or held.numel() < x.numel():
+            held = self._memory[i, dtype] = torch.empty(x.numel(), dtype=dtype, device=x.device)
+        if x.is_contiguous():
+            return held[: x.numel()].view(x.shape)
         layout = torch.empty_like(x, device="meta")
-        return self._memory[i].as_strided(layout.shape, layout.stride())
+        return held.as_strided(layout.shape, layout.stride())
 
 
 @contextmanager

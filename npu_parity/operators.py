@@ -6,8 +6,8 @@ hides it or is blamed on it.
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from npu_parity.bounds import PRODUCTS, Expected, exact_and_bound
 from npu_parity.devices import Device, configured
 from npu_parity.metrics import coarsened
-from npu_parity.numerics import Numerics, emulate
+from npu_parity.numerics import Numerics
 from npu_parity.recording import Call, tensors
 
 NO_BOUND = "no bound is known"
@@ -77,8 +77,7 @@ def execute(call: Call, target: torch.device) -> Any:
 def check_operators(
     calls: Iterable[Call],
     device: Device,
-    run: Callable[[Call, torch.device], Any] | None = None,
-    emulated: bool = False,
+    run: Callable[[Call, torch.device], Any] = execute,
     numerics: Numerics | None = None,
 ) -> list[OperatorResult]:
     """Run each operator on a device and hold it against the float64 result and its bound.
@@ -86,9 +85,7 @@ def check_operators(
     Args:
         calls: recorded on the CPU (`npu_parity.recording.record`).
         device: its numerics set the bounds of convolutions and matrix products.
-        run: executes a call on the torch device and returns what the operator returns; default
-            `execute`.
-        emulated: execute on the CPU with the device's numerics emulated.
+        run: executes a call on the torch device and returns what the operator returns.
         numerics: set the bounds instead of the device's, where `run` stands in for another device.
 
     Returns:
@@ -98,15 +95,15 @@ def check_operators(
         ParityError: the device is not here.
     """
     numerics = numerics or Numerics.from_dict(device.numerics)
-    run = run or execute
-    with configured(Device("cpu") if emulated else device) as target:
-
-        def result(call: Call) -> Any:
-            with emulate(numerics) if emulated else nullcontext():
-                return run(call, target)
-
+    with configured(device) as target:
         return [
-            OperatorResult(c.index, c.module, c.operator, _shapes(c), *_held(c, numerics, result))
+            OperatorResult(
+                c.index,
+                c.module,
+                c.operator,
+                _shapes(c),
+                *_held(c, numerics, partial(run, c, target)),
+            )
             for c in calls
         ]
 
@@ -116,7 +113,7 @@ def without_bound(results: Iterable[OperatorResult]) -> list[str]:
     return sorted({r.operator for r in results if r.passed is None and r.note.startswith(NO_BOUND)})
 
 
-def _held(call: Call, numerics: Numerics, result: Callable[[Call], Any]) -> tuple:
+def _held(call: Call, numerics: Numerics, run: Callable[[], Any]) -> tuple:
     """Return largest and mean error, whether it passed, the worst index and a note."""
     nothing = math.nan, math.nan, None, ()
     if not any(tensor.numel() for tensor in tensors(call.result)):
@@ -126,7 +123,7 @@ def _held(call: Call, numerics: Numerics, result: Callable[[Call], Any]) -> tupl
         return *nothing, f"{NO_BOUND} for {call.operator}"
     failed = math.inf, math.inf, False, ()
     try:
-        found = tensors(result(call))
+        found = tensors(run())
     except RuntimeError as error:
         return *failed, f"cannot run: {str(error).splitlines()[0]}"
     if len(found) < len(expected):

@@ -200,7 +200,7 @@ def test_reference_is_ieee_whatever_was_set(numerics, mkldnn):
 def test_numerics_that_a_cpu_cannot_be_set_to(kind, found):
     before = precisions()
     device = Device("cpu", {kind: found})
-    text = f"^device cpu: found numerics {found}, expected one of fp32, bf16$"
+    text = f"^device cpu: found numerics {found} for {kind}, expected one of fp32, bf16$"
     with pytest.raises(ParityError, match=text), configured(device):
         pytest.fail("it was set")
     assert precisions() == before

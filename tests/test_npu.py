@@ -368,6 +368,19 @@ def test_torch_npu_without_cann_not_loaded(folder):
     assert "torch-npu" in json.loads((folder / "on_cpu" / "run.json").read_text())["versions"]
 
 
+def test_npu_that_cannot_be_used(folder):
+    line = told(python(*command(folder, "npu", "refused"), STANDIN_NPU_FAULT="no_memory"))
+    assert "device npu: torch finds one and cannot use it (NPU out of memory." in line
+    assert not (folder / "refused").exists()
+
+
+@pytest.mark.parametrize("found", ["tf32", "bf16"])
+def test_numerics_that_no_npu_has(folder, found):
+    numerics = "--numerics", json.dumps({"conv": found})
+    line = told(python(*command(folder, "npu", "refused"), *numerics))
+    assert f"found numerics {found} for conv, expected one of fp32, hf32, fp16" in line
+
+
 TOO_EARLY = """
 import runpy, sys
 

@@ -550,3 +550,16 @@ def test_depthwise_convolutions_of_a_cpu_stay_in_float32(onednn_bf16):
     x, w = torch.randn(16, 64, 14, 14), torch.randn(64, 1, 3, 3)
     exact = F.conv2d(x.double(), w.double(), groups=64)
     assert (F.conv2d(x, w, groups=64) - exact).norm() < 1e-6 * exact.norm()
+
+
+def test_weights_are_rounded_anew_when_they_change():
+    layer = nn.Conv2d(1, 1, 1, bias=False)
+    x = torch.ones(1, 1, 1, 1)
+    value = 1 + 3 * 2.0**-13  # of which HF32 keeps 12 significant bits
+    with torch.no_grad(), emulate(PRESETS["ascend910b"]):
+        for factor in (1, 2, 0.5):
+            layer.weight.fill_(value * factor)
+            rounded = round_mantissa(layer.weight, 11)
+            assert layer(x).item() == layer(x).item() == rounded.item() != value * factor
+        layer.weight = nn.Parameter(torch.full((1, 1, 1, 1), -value))
+        assert layer(x).item() == round_mantissa(layer.weight, 11).item()

@@ -108,11 +108,22 @@ ARITHMETIC = [
 ]
 
 
+def on_device_with(numerics, calls):
+    """Check operators on a stand-in that rounds so."""
+    numerics = Numerics(**numerics)
+
+    def run(call, target):
+        with emulate(numerics):
+            return execute(call, target)
+
+    return check_operators(calls, CPU, run, numerics)
+
+
 @pytest.mark.parametrize("numerics", ARITHMETIC, ids=str)
 @pytest.mark.parametrize("network", ["convolutional", "transformer"])
 def test_a_sound_device_passes_every_operator(network, numerics, request):
     calls = request.getfixturevalue(network)
-    results = check_operators(calls, Device("cpu", numerics), emulated=True)
+    results = on_device_with(numerics, calls)
     assert len(results) == len(calls) > 15
     assert all(r.passed is True for r in results), [r for r in results if not r.passed]
     products = [r for r in results if "conv" in r.operator or "mm" in r.operator]
@@ -336,7 +347,7 @@ def test_what_has_no_bound_or_no_values_is_no_pass():
 
 def test_operands_beyond_float16():
     calls = record(nn.Conv2d(1, 1, 1), torch.full((1, 1, 2, 2), 1e6))
-    result, *_ = check_operators(calls, Device("cpu", {"conv": "fp16"}), emulated=True)
+    result, *_ = on_device_with({"conv": "fp16"}, calls)
     assert result.passed is False and "65504" in result.note
 
 
@@ -352,6 +363,6 @@ def test_nan_of_the_network_itself_is_no_fault_of_the_device():
 
 def test_recorded_operands_survive(convolutional):
     before = [c.args[0].clone() for c in convolutional if torch.is_tensor(c.args[0])]
-    check_operators(convolutional, Device("cpu", {"conv": "hf32"}), emulated=True)
+    on_device_with({"conv": "hf32"}, convolutional)
     after = [c.args[0] for c in convolutional if torch.is_tensor(c.args[0])]
     assert all(map(torch.equal, before, after))

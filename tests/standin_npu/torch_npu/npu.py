@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-FAULTS = ("dead_channel", "nan", "fp16", "no_cann")
+FAULTS = ("dead_channel", "nan", "fp16", "no_cann", "no_memory")
 
 _seconds = float(os.environ.get("STANDIN_NPU_MS", 0)) / 1000
 _ready = 0.0  # when the device will have finished what was launched
@@ -90,6 +90,10 @@ def launched():
 
 def copied(source, destination):
     """Note a copy; one between host and device waits for what was launched before it."""
+    if fault() == "no_memory" and destination == "npu":  # the words are torch_npu's own
+        raise RuntimeError(
+            "NPU out of memory. Tried to allocate 20.00 MiB (NPU 0; 60.97 GiB total)"
+        )
     if source == destination:
         launched()
     else:

@@ -1,0 +1,57 @@
+"""How much slower a forward pass is with a device's numerics emulated: ratios, side by side.
+
+``python benchmarks/emulation.py [--threads 1] [--samples 15] [--batch 1]``
+
+Plain and emulated passes take turns, so that whatever else the machine does meets both. Times are
+not printed: they belong to the machine, and the ratio is what is promised (at most 2).
+"""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from npu_parity import architectures, cli, config, inputs
+from npu_parity.numerics import PRESETS, Emulation
+
+CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
+REDUCED = {name: numerics for name, numerics in PRESETS.items() if not numerics.is_exact}
+
+
+def seconds(model: torch.nn.Module, x: torch.Tensor) -> float:
+    """Return how long one forward pass takes."""
+    start = time.perf_counter()
+    model(x)
+    return time.perf_counter() - start
+
+
+def main(
+    threads: Annotated[int, typer.Option(help="of torch")] = 1,
+    samples: Annotated[int, typer.Option(help="pairs of passes by system and numerics")] = 15,
+    batch: Annotated[int, typer.Option(help="images in a pass")] = 1,
+) -> None:
+    """Print the median, smallest and largest ratio for every system and numerics."""
+    torch.set_num_threads(threads)
+    print(f"torch {torch.__version__}, {threads} threads, batch {batch}, {samples} pairs")
+    for system, about in config.load(CONFIG)["models"].items():
+        torch.manual_seed(0)
+        model = architectures.build(about["architecture"], about["arguments"]).eval()
+        shape = inputs.Preprocessing(about["architecture"], about["preprocessing"]).shape
+        x = torch.rand(batch, *shape)
+        for name, numerics in REDUCED.items():
+            ratios, emulated = [], Emulation(numerics)
+            with torch.inference_mode():
+                for _ in range(samples + 2):
+                    plain = seconds(model, x)
+                    with emulated:  # entered again and again, as one that sees many inputs
+                        ratios.append(seconds(model, x) / plain)
+            ratios = ratios[2:]  # caches are warm
+            median = statistics.median(ratios)
+            print(f"{system:20} {name:14} {median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    cli.run(main)
