@@ -51,7 +51,8 @@ class Report:
         metrics: of the port's outputs, as `metrics.compare` returns them; empty where their shape
             is another.
         operators: question 2, one result for each operator of the reference.
-        explained: share of the measured difference that the predicted rounding accounts for.
+        explained: share of the measured difference that the predicted rounding accounts for; None
+            where no rounding is predicted.
         numerics_found: the format whose prediction lies nearest to the measured outputs.
         follow: computes `steps`.
     """
@@ -83,6 +84,9 @@ class Report:
         """Return the verdict, the four answers and the figures behind them."""
         worst = max((r.largest_error for r in self.operators if r.passed is not None), default=0.0)
         lines = [str(self.verdict), *(f"  {answer}" for answer in self.verdict.answers)]
+        if self.first:
+            where = f"operator {self.first.index} {self.first.operator}"
+            lines.append(f"  goes wrong first at {where}, {self.first.module or 'the top level'}")
         for key in ("max_abs_error", "relative_l2_error_max", "one_minus_cosine_max"):
             value = self.metrics.get(key)
             lines.append(f"  {key}: {'not finite' if value is None else f'{value:.3g}'}")
@@ -91,9 +95,6 @@ class Report:
             lines.append(f"  explained by the predicted rounding: {100 * self.explained:.1f} %")
         if self.numerics_found:
             lines.append(f"  nearest numerics: {self.numerics_found}")
-        if self.first:
-            where = f"operator {self.first.index} {self.first.operator}"
-            lines.append(f"  goes wrong first at {where}, {self.first.module or 'the root'}")
         return "\n".join(lines)
 
 
@@ -225,7 +226,8 @@ class Original:
         compared, explained, found, number = {}, None, None, 0
         if measured.shape == runs.reference.shape:
             compared = metrics.compare(runs.reference, measured, self.task, self.heads)
-            explained = metrics.explained(measured, runs.predicted, runs.reference)
+            if not self.promised.is_exact:
+                explained = metrics.explained(measured, runs.predicted, runs.reference)
             found = verdict.nearest_numerics(measured, self.predictions)
             number = metrics.worst_input(compared)
         return Report(

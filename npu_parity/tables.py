@@ -194,6 +194,26 @@ def provenance(system: System) -> pd.DataFrame:
     return pd.DataFrame({"": k, "Weights": number(v)} for k, v in facts.items())
 
 
+def runs(system: System) -> pd.DataFrame:
+    """One row a run: what it was executed on, by which arithmetic, with what."""
+    rows = []
+    for run, found in system.run.items():
+        place = found["executed_on"]
+        versions = {"torch": found["versions"]["torch"], "CANN": place.get("cann")}
+        rounded = {k: v for k, v in found["numerics"].items() if k != "rounding" and v != "fp32"}
+        rows.append(
+            {
+                "Run": title(run),
+                "Executed on": f"{place['backend']}: {place['name']}",
+                "Numerics": ", ".join(f"{k} {v}" for k, v in rounded.items() if v) or "float32",
+                "With": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
+                "Threads": str(found["threads"]),
+                "Batch": str(found["batch"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def rules(system: System) -> pd.DataFrame:
     """The five published criteria, condition by condition, on every run."""
     columns = {title(run): m["criteria"] for run, m in system.metrics.items()}
@@ -280,6 +300,7 @@ SECTIONS: dict[str, Section] = {
     "latency": Section("Latency", latency, "latency.json"),
     "provenance": Section("Weights", provenance, "weights.json"),
     "criteria": Section("Published criteria", rules, "metrics.json"),
+    "runs": Section("Runs", runs, "run.json"),
     "verdict": Section("Verdict", verdicts, "metrics.json"),
     "operators": Section("Operators against their bounds", operators, "operators.csv"),
     "divergence": Section(
@@ -344,7 +365,7 @@ def _sources(system: System, file: str) -> str:
     if file == "weights.json":
         files = [system.folder / file]
     else:
-        compared = file in ("metrics.json", "divergence.csv")
-        runs = system.metrics if compared else system.latency
-        files = [system.folder / run / file for run in runs]
+        runs = {"run.json": system.run, "latency.json": system.latency}
+        runs |= {"operators.csv": system.operators}
+        files = [system.folder / run / file for run in runs.get(file, system.metrics)]
     return "From " + ", ".join(f"`{path}`" for path in files) + "."

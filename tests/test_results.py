@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from npu_parity import (
@@ -16,6 +17,7 @@ from npu_parity import (
     results,
     summary,
     tables,
+    verdict,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +87,53 @@ def test_metrics_follow_from_the_arrays(system, run):
     assert found["criteria"] == criteria.evaluate(again)
 
 
+MEASURED = [run for run in RUNS if run.endswith("/measured")]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("run", MEASURED)
+def test_every_operator_keeps_to_its_bound(system, run):
+    """Float32 on this CPU, and its real bf16 where it has that: no error is beyond its bound."""
+    found = pd.read_csv(folder(system, run) / "operators.csv")
+    checked = found["max_error_of_bound"].notna()
+    assert checked.sum() > 20 and (found["max_error_of_bound"][checked] <= 1).all()
+    assert found["passed"][checked].astype(bool).all()
+    program = evidence.read_json(folder(system, run) / "program.json")
+    assert program["without_bound"] == [] and program["operators"] == len(found)
+    assert [answer["passed"] for answer in program["answers"]] == [True, True]
+
+
+@pytest.mark.parametrize(("system", "run"), COMPARED)
+def test_verdict_follows_from_the_arrays(system, run):
+    found = evidence.read_json(folder(system, run) / "metrics.json")
+    device, _, kind = run.partition("/")
+    files = {"reference": RUNS[0], "exact": "cpu/exact", "predicted": f"{device}/predicted"}
+    files |= {"measured": run} if kind == "measured" else {}
+    arrays = {name: np.load(folder(system, r) / "outputs.npy") for name, r in files.items()}
+    for name, r in files.items():
+        assert found["sha256"][name] == evidence.sha256(folder(system, r) / "outputs.npy")
+    settings = CONFIG["models"][system]
+    runs = verdict.Runs(**arrays, heads=settings["heads"] or None)
+    pretrained = evidence.read_json(RESULTS / system / "weights.json")["pretrained"]
+    again = verdict.enough_evidence(runs, settings["task"], pretrained)
+    assert found["verdict"]["questions"][-1]["findings"] == list(again.findings)
+    assert found["verdict"]["evidence"] == ("strong" if again.passed else "weak")
+    assert (found["verdict"]["verdict"] == "PREDICTED") == (kind == "predicted")
+
+
+@pytest.mark.parametrize(("system", "run"), COMPARED)
+def test_divergence_ends_where_the_outputs_are(system, run):
+    """The last operator's error is that of the input's outputs, computed independently."""
+    steps = pd.read_csv(folder(system, run) / "divergence.csv")
+    found = evidence.read_json(folder(system, run) / "metrics.json")
+    kind = "measured" if run.endswith("/measured") else "predicted"
+    if len(CONFIG["models"][system]["heads"]) > 1:  # several outputs, and none is the last
+        return
+    errors = steps[f"{kind}_relative_l2_error"].dropna()
+    worst = found["per_input"][metrics.worst_input(found)]["relative_l2_error"]
+    assert errors.iloc[-1] == pytest.approx(worst, rel=1e-6)
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_latency_follows_from_its_samples(system):
     for run in RUNS:
@@ -118,6 +167,8 @@ def test_every_file_that_a_table_names_exists():
     for table in (RESULTS / "tables").glob("*.md"):
         for name in re.findall(r"`(results/[^`]+)`", table.read_text(encoding="utf-8")):
             assert (ROOT / name).is_file(), f"{table}: {name}"
+        for name in re.findall(r"!\[.*?\]\((.*?)\)", table.read_text(encoding="utf-8")):
+            assert (table.parent / name).is_file(), f"{table}: {name}"
     assert all((ROOT / file).is_file() for row in SUMMARY["rows"] for file in row["files"])
 
 
@@ -141,6 +192,18 @@ def test_resnet34_reproduces_its_document():
         assert [c for c, _ in one["device_top5"]] == [134, 425, 552, 332, 676]
     assert 0.007 < found["max_abs_error"] < 0.03
     assert found["cosine_similarity"] >= 0.9999999
+
+
+def test_resnet34_is_shown_beside_its_document_and_called_weak():
+    text = (RESULTS / "tables/resnet34.md").read_text(encoding="utf-8")
+    header = next(line for line in text.splitlines() if line.startswith("| Metric"))
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    assert columns == ["Metric", "npu published", *(results.title(run) for run in RUNS[1:])]
+    judged = evidence.read_json(RESULTS / "resnet34/npu/predicted/metrics.json")["verdict"]
+    assert judged["evidence"] == "weak"
+    findings = judged["questions"][-1]["findings"]
+    assert "all 3 inputs have one and the same top-1 class" in findings
+    assert findings[0] in text
 
 
 def test_efficientnet_lite0_sees_what_is_there():

@@ -325,10 +325,42 @@ def test_config_offers_every_kind():
 def test_reference_alone_has_no_differences():
     text = tables.report(system("plain", RUNS[:1]), list(tables.SECTIONS))
     assert re.findall("## (.*)", text) == [
-        "Latency", "Weights", "Operators against their bounds"
+        "Latency", "Weights", "Runs", "Operators against their bounds"
     ]  # fmt: skip
     (row,) = summary.rows([system("plain", RUNS[:1])])
     assert row["reference"] and row["max_abs_error"] is None
+
+
+def test_runs_say_where_they_were_executed():
+    found = {row["Run"]: row for row in section("runs")}
+    assert list(found) == ["cpu measured", "npu predicted", "twin measured"]
+    for run, row in found.items():
+        stated = stored("net", run.replace(" ", "/"), "run.json")
+        assert row["Executed on"] == f"cpu: {stated['executed_on']['name']}"
+        assert row["With"] == f"torch {stated['versions']['torch']}"
+    assert found["npu predicted"]["Numerics"] == "conv hf32"
+    assert found["cpu measured"]["Numerics"] == "float32"
+
+
+def test_divergence_shows_where_a_run_that_fails_goes_wrong(tmp_path):
+    shutil.copytree("results/net", tmp_path / "net")
+    steps = tmp_path / "net/twin/measured/divergence.csv"
+    lines = steps.read_text().splitlines()
+    wrong = next(i for i, line in enumerate(lines) if "batch_norm" in line)
+    cells = lines[wrong].split(",")
+    cells[5] = "0.5"  # measured_relative_l2_error
+    steps.write_text("\n".join([*lines[:wrong], ",".join(cells), *lines[wrong + 1 :], ""]))
+    of = replace(system(), folder=tmp_path / "net")
+    assert not rows(tables.report(of, ["divergence"]))  # nothing failed
+    file = tmp_path / "net/twin/measured/metrics.json"
+    found = evidence.read_json(file)
+    found["verdict"] |= {"verdict": "FAIL"}
+    evidence.write_json(file, found)
+    of = replace(system(), folder=tmp_path / "net")
+    shown = rows(tables.report(of, ["divergence"]))
+    (bold,) = (row for row in shown if row["Operator"].startswith("**"))
+    assert bold["Operator"] == "**native_batch_norm**" and bold["Index"] == cells[0]
+    assert bold["Measured"] == "0.5" and bold["Run"] == "twin measured"
 
 
 def test_sections_come_in_the_order_asked_for():
