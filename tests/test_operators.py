@@ -1,6 +1,8 @@
 """Question 2: sound networks pass on every device's numerics, planted faults do not."""
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import timm
@@ -8,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from npu_parity.bounds import exact_and_bound
+from npu_parity.bounds import PRODUCTS, exact_and_bound
 from npu_parity.devices import Device
 from npu_parity.numerics import Numerics, emulate
 from npu_parity.operators import OperatorResult, check_operators, execute
 from npu_parity.recording import record, tensors
 
+ROOT = Path(__file__).resolve().parents[1]
 CPU = Device("cpu")
 COLUMNS = [
     *("index", "module", "operator", "shapes"),
@@ -366,3 +369,10 @@ def test_recorded_operands_survive(convolutional):
     on_device_with({"conv": "hf32"}, convolutional)
     after = [c.args[0] for c in convolutional if torch.is_tensor(c.args[0])]
     assert all(map(torch.equal, before, after))
+
+
+def test_bound_holds_for_real_bf16_kernels(convolutional, transformer):
+    """Torch's own, in hardware where the CPU has bf16 units; see benchmarks/bf16.py."""
+    share = runpy.run_path(str(ROOT / "benchmarks" / "bf16.py"), run_name="bf16")["share"]
+    shares = [share(c) for c in [*convolutional, *transformer] if c.name in PRODUCTS]
+    assert len(shares) > 10 and 0.1 < max(shares) <= 1
