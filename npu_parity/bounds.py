@@ -14,6 +14,7 @@ subtract values of a whole tile, their errors are relative to the tile's largest
 exceed these bounds wherever a tile holds large and small values.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -184,6 +185,15 @@ def _bounds(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def rules() -> dict[str, list[str]]:
+    """Return the operators that have a bound, by what the bound is, in the order of this module."""
+    found: dict[str, list[str]] = {}
+    for name, rule in _RULES.items():
+        text = " ".join((inspect.getdoc(rule) or "").partition("\n\n")[0].split())
+        found.setdefault(text, []).append(name)
+    return found
+
+
 # Movement, selection, comparison and what IEEE 754 rounds correctly without an error.
 _MOVED = """
     alias as_strided cat channel_shuffle clone constant_pad_nd contiguous copy detach diag_embed
@@ -293,6 +303,7 @@ def _added(operator: _Operator, added: str | None, exact: Tensor) -> Tensor | fl
 
 @_bounds("sum", "mean", "cumsum")
 def _sums(operator: _Operator, exact: Tensor) -> Tensor:
+    """(n + 1) U Σ|x|, Higham, section 4.2, and the division of a mean."""
     x = operator["self"]
     n = x.shape[operator["dim"]] if operator.name == "cumsum" else x.numel() // exact.numel()
     return (n + 1) * (U * operator.magnitude() + TINY)
@@ -300,6 +311,7 @@ def _sums(operator: _Operator, exact: Tensor) -> Tensor:
 
 @_bounds("avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "col2im")
 def _windows(operator: _Operator, exact: Tensor) -> Tensor:
+    """As of sums, of the n terms of the largest window; a division, or a product with 1/n."""
     if "kernel_size" in operator.arguments:
         sides = operator["kernel_size"]
         n = math.prod(sides * 2 if len(sides) == 1 else sides)
@@ -312,16 +324,18 @@ def _windows(operator: _Operator, exact: Tensor) -> Tensor:
 
 @_bounds("prod")
 def _prod(operator: _Operator, exact: Tensor) -> Tensor:
+    """A product of n is rounded n - 1 times, each relative to it: Higham, lemma 3.1."""
     return (operator["self"].numel() // exact.numel()) * U * exact.abs() + TINY
 
 
 @_bounds("linalg_vector_norm", "norm")
 def _norms(operator: _Operator, exact: Tensor) -> Tensor | None:
+    """A sum of n non-negative terms is off by n U of itself; of squares by n + 1."""
     n = operator["self"].numel() // exact.numel()
     order = operator.arguments.get("ord", operator.arguments.get("p"))
     if order == 1:
         return n * (U * exact + TINY)
-    if order in (None, 2):  # half of the sum's relative error, and a root; squares may underflow
+    if order in (None, 2):  # a root halves the relative error, and adds its own; squares underflow
         return ((n + 2) / 2 * U + ROOT) * exact + math.sqrt(n * TINY)
     return None
 
@@ -380,6 +394,7 @@ def _normalized(
 
 @_bounds("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
 def _batch_norm(operator: _Operator, exact: tuple) -> Tensor:
+    """In inference mean and variance are given, and exact; in training as of `_moments`."""
     x = operator["input"]
 
     def column(values: Tensor | None) -> Tensor | None:
@@ -395,6 +410,7 @@ def _batch_norm(operator: _Operator, exact: tuple) -> Tensor:
 
 @_bounds("native_layer_norm")
 def _layer_norm(operator: _Operator, exact: tuple) -> Tensor:
+    """`_normalized` with the moments of the normalized dimensions."""
     x = operator["input"]
     dims = tuple(range(-len(operator["normalized_shape"]), 0))
     return _normalized(x, _moments(x, dims), operator["eps"], operator["weight"], operator["bias"])
@@ -402,6 +418,7 @@ def _layer_norm(operator: _Operator, exact: tuple) -> Tensor:
 
 @_bounds("native_group_norm")
 def _group_norm(operator: _Operator, exact: tuple) -> Tensor:
+    """`_normalized` with the moments of each group of channels."""
     x, groups = operator["input"], operator["group"]
     grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
 
@@ -415,12 +432,14 @@ def _group_norm(operator: _Operator, exact: tuple) -> Tensor:
 
 @_bounds("_fused_rms_norm")
 def _rms_norm(operator: _Operator, exact: tuple) -> Tensor:
+    """A mean of n squares, halved in relative error by the root, then two products."""
     n = math.prod(operator["normalized_shape"])
     return ((n + 2) / 2 * U + 2 * ROOT + 3 * U) * exact[0].abs() + TINY
 
 
 @_bounds("var", "std", "var_mean", "std_mean")
 def _variances(operator: _Operator, exact: Any) -> tuple[Tensor, ...] | None:
+    """`_moments`, scaled by n / (n - correction); a root for the standard deviation."""
     if "unbiased" in operator.arguments:
         return None
     x = operator["self"]
@@ -456,27 +475,32 @@ def _add(operator: _Operator, exact: Tensor) -> Tensor:
 
 @_bounds("arange", "linspace")
 def _ranges(operator: _Operator, exact: Tensor) -> Tensor:
+    """Of start + i · step, the step, the product and the sum are rounded."""
     ends = (operator.arguments.get(name, 0) for name in ("start", "end"))
     return 4 * U * (exact.abs() + sum(map(abs, ends))) + TINY
 
 
 @_bounds("mul", "square", "leaky_relu", "prelu", "_prelu_kernel")
 def _mul(operator: _Operator, exact: Tensor) -> Tensor:
+    """One rounding, two more for a number that float32 lacks."""
     return 3 * U * exact.abs() + TINY
 
 
 @_bounds("div")
 def _div(operator: _Operator, exact: Tensor) -> Tensor:
+    """`ROOT`, and a divisor that float32 lacks."""
     return (ROOT + 2 * U) * exact.abs() + TINY
 
 
 @_bounds("reciprocal", "sqrt", "rsqrt")
 def _roots(operator: _Operator, exact: Tensor) -> Tensor:
+    """`ROOT` of the result."""
     return ROOT * exact.abs() + TINY
 
 
 @_bounds("addcmul", "addcdiv")
 def _addc(operator: _Operator, exact: Tensor) -> Tensor:
+    """The term value · first ∘ second is rounded up to four times, the sum once."""
     first, second = operator["tensor1"].abs(), operator["tensor2"].abs()
     if operator.name == "addcdiv":
         second = second.reciprocal()
@@ -488,12 +512,14 @@ def _addc(operator: _Operator, exact: Tensor) -> Tensor:
 
 @_bounds("lerp")
 def _lerp(operator: _Operator, exact: Tensor) -> Tensor:
+    """Of start + weight · (end - start), or from the other end, each step is rounded once."""
     start, end, weight = operator["self"].abs(), operator["end"].abs(), abs(operator["weight"])
     return 2 * U * exact.abs() + 4 * U * ((1 + weight) * start + weight * end) + 2 * TINY
 
 
 @_bounds("exp", "expm1", "log", "log1p", "log2", "log10", "tanh", "atan")
 def _functions(operator: _Operator, exact: Tensor) -> Tensor:
+    """`FUNCTION` of the result."""
     bound = FUNCTION * exact.abs() + TINY
     if operator.name == "exp":  # by way of exp2, the argument is multiplied first
         bound = bound + 2 * U * operator["self"].abs().clamp(max=1e3) * exact
@@ -502,16 +528,19 @@ def _functions(operator: _Operator, exact: Tensor) -> Tensor:
 
 @_bounds("sin", "cos")
 def _waves(operator: _Operator, exact: Tensor) -> Tensor:
+    """`FUNCTION` of the result; absolute near a root, where the argument's reduction rounds."""
     return FUNCTION * exact.abs() + 2 * U
 
 
 @_bounds("erf")
 def _erf(operator: _Operator, exact: Tensor) -> Tensor:
+    """`ERF`, absolute."""
     return torch.full_like(exact, ERF)
 
 
 @_bounds("pow")
 def _pow(operator: _Operator, exact: Tensor) -> Tensor:
+    """Of exp(y log x), the exponent's rounding costs 2U of |y log x|, and the functions err."""
     base, exponent = operator["self"], operator["exponent"]
     logarithm = math.log(abs(base) or 1) if not isinstance(base, Tensor) else base.abs().log()
     condition = torch.as_tensor(exponent * logarithm).abs().nan_to_num(posinf=0.0)
@@ -557,6 +586,7 @@ def _hard(operator: _Operator, exact: Tensor) -> Tensor:
 
 @_bounds("elu", "celu")
 def _elu(operator: _Operator, exact: Tensor) -> Tensor:
+    """Below zero, scale · (exp(x) - 1): the difference cancels, the exponential's error stays."""
     scale = abs(operator["alpha"] * operator.arguments.get("scale", 1))
     negative = (operator["self"] < 0) * scale
     return 3 * U * exact.abs() + (FUNCTION + 4 * U) * negative + TINY
@@ -564,11 +594,13 @@ def _elu(operator: _Operator, exact: Tensor) -> Tensor:
 
 @_bounds("softplus")
 def _softplus(operator: _Operator, exact: Tensor) -> Tensor:
+    """Of log(1 + exp(βx)) / β, both functions err; the inner error counts at most once."""
     return (FUNCTION + 4 * U) * (exact.abs() + 1 / abs(operator["beta"])) + TINY
 
 
 @_bounds("mish")
 def _mish(operator: _Operator, exact: Tensor) -> Tensor:
+    """Of x · tanh(softplus(x)), both functions err, and tanh is at most 1."""
     return (2 * FUNCTION + 8 * U) * operator["self"].abs() + TINY
 
 

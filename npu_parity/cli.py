@@ -3,6 +3,8 @@
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -40,3 +42,12 @@ def mapping(text: str) -> dict:
     if not isinstance(value, dict):
         raise typer.BadParameter(f"expected a JSON object, found {text!r}")
     return value
+
+
+# What the programs that run a network have in common.
+Weights = Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")]
+Inputs = Annotated[Path, typer.Option(help="inputs.npy, its sidecar beside it")]
+Backend = Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")]
+Numerics = Annotated[dict, typer.Option(parser=mapping, help="format by kind of operator")]
+Ported = Annotated[str, typer.Option(help="the port's own architecture, if it has one")]
+Threads = Annotated[int, typer.Option(help="of the CPU; at most the CPUs there are")]

@@ -32,7 +32,16 @@ def table(rows: list[dict[str, Any]], left_out: dict[str, str]) -> str:
         "deviation of a batch of one, in ms."
     ]
     notes += [f"{device} is left out: {reason}." for device, reason in left_out.items()]
-    return "\n\n".join([markdown(frame), *notes]) + "\n"
+    return "\n\n".join([markdown(frame), *failures(rows), *notes]) + "\n"
+
+
+def failures(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each run that fails: which question, which operator or input first."""
+    return [
+        f"{row['system']}, {row['device']} {row['run']}: {row['verdict']['line']}"
+        for row in rows
+        if row["verdict"] and row["verdict"]["verdict"] == "FAIL"
+    ]
 
 
 def _system_rows(system: System) -> list[dict[str, Any]]:

@@ -311,7 +311,7 @@ SECTIONS: dict[str, Section] = {
 
 def report(system: System, sections: list[str]) -> str:
     """Return a system's tables as one Markdown text, each with the files it is made from."""
-    parts = [f"# {system.name}", _about(system)]
+    parts = [f"# {system.name}", _about(system), *_judged(system)]
     for section in (SECTIONS[name] for name in sections):
         frame = section.table(system)
         shown = [markdown(frame)] * (not frame.empty)
@@ -359,6 +359,12 @@ def _about(system: System) -> str:
         f"`{w['architecture']}`, {w['parameters']:,} parameters; weights {kind}: `{w['source']}`. "
         f"Inputs: {len(system.inputs['names'])}. Reference: {title(system.runs[0])}."
     )
+
+
+def _judged(system: System) -> list[str]:
+    """The verdict of every run, in every report."""
+    lines = (f"- {title(run)}: {m['verdict']['line']}" for run, m in system.metrics.items())
+    return ["\n".join(lines)] if system.metrics else []
 
 
 def _sources(system: System, file: str) -> str:

@@ -7,6 +7,7 @@ in: sidecars, metrics.json, divergence.csv, operators.csv and latency.json   out
 rule table:
     input:
         "results/{system}/weights.json",
+        "results/{system}/divergence.svg",
         of_system(configuration.label_files),
         "results/{system}/inputs.json",
         expand("results/{{system}}/{run}/run.json", run=RUNS),

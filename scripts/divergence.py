@@ -12,17 +12,17 @@ from npu_parity.metrics import worst_input
 
 
 def main(
-    weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
-    inputs: Annotated[Path, typer.Option(help="inputs.npy, its sidecar beside it")],
+    weights_folder: cli.Weights,
+    inputs: cli.Inputs,
     metrics: Annotated[Path, typer.Option(help="metrics.json: its worst input is followed")],
     output: Annotated[Path, typer.Option(help="divergence.csv")],
     operators: Annotated[
         Path | None, typer.Option(help="operators.csv of the device", exists=True)
     ] = None,
-    backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
-    numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
-    ported: Annotated[str, typer.Option(help="the port's own architecture, if it has one")] = "",
-    threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
+    backend: cli.Backend = "cpu",
+    numerics: cli.Numerics = "{}",
+    ported: cli.Ported = "",
+    threads: cli.Threads = 1,
 ) -> None:
     """Write how the error of the prediction, and of the device where it was measured, adds up."""
     from npu_parity import checkpoints  # torch: `cli.run` tells why it cannot be imported

@@ -9,17 +9,17 @@ from npu_parity import cli, devices, evidence
 
 
 def main(
-    weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
-    inputs: Annotated[Path, typer.Option(help="inputs.npy; the first input is timed")],
+    weights_folder: cli.Weights,
+    inputs: cli.Inputs,
     output: Annotated[Path, typer.Option(help="latency.json")],
     batch_sizes: Annotated[list[int], typer.Argument(help="e.g. 1 4 8 16")],
-    backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
-    numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
-    ported: Annotated[str, typer.Option(help="the port's own architecture, if it has one")] = "",
+    backend: cli.Backend = "cpu",
+    numerics: cli.Numerics = "{}",
+    ported: cli.Ported = "",
     warmup: Annotated[int, typer.Option(help="passes not counted, each batch size")] = 3,
     samples: Annotated[int, typer.Option(help="counted passes of a batch of one")] = 100,
     batch_samples: Annotated[int, typer.Option(help="counted passes of a larger batch")] = 10,
-    threads: Annotated[int, typer.Option(help="of the CPU; at most the CPUs there are")] = 1,
+    threads: cli.Threads = 1,
 ) -> None:
     """Write timings in milliseconds and throughput in images a second, by batch size."""
     from npu_parity import checkpoints  # torch: `cli.run` tells why it cannot be imported

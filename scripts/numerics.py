@@ -11,13 +11,13 @@ from npu_parity.devices import Device, configured, use_threads
 
 
 def main(
-    weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
-    inputs: Annotated[Path, typer.Option(help="inputs.npy, its sidecar beside it")],
+    weights_folder: cli.Weights,
+    inputs: cli.Inputs,
     outputs: Annotated[Path, typer.Option(help="outputs.npy that the device measured")],
     output: Annotated[Path, typer.Option(help="numerics.json")],
-    backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
-    numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
-    threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
+    backend: cli.Backend = "cpu",
+    numerics: cli.Numerics = "{}",
+    threads: cli.Threads = 1,
 ) -> None:
     """Write which format's prediction lies nearest to the outputs, and what a probe shows."""
     from npu_parity import checkpoints, verdict  # torch: `cli.run` tells why it cannot be imported

@@ -12,13 +12,13 @@ from npu_parity.devices import Device, configured, use_threads
 
 
 def main(
-    weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
-    inputs: Annotated[Path, typer.Option(help="inputs.npy; the first input is used")],
+    weights_folder: cli.Weights,
+    inputs: cli.Inputs,
     output: Annotated[Path, typer.Option(help="folder of the run")],
-    backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
-    numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
-    ported: Annotated[str, typer.Option(help="the port's own architecture, if it has one")] = "",
-    threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
+    backend: cli.Backend = "cpu",
+    numerics: cli.Numerics = "{}",
+    ported: cli.Ported = "",
+    threads: cli.Threads = 1,
 ) -> None:
     """Write how the port's program differs, and each operator against its bound."""
     import torch  # here, so that `cli.run` tells why it cannot be imported

@@ -9,17 +9,17 @@ from npu_parity import cli, devices, evidence
 
 
 def main(
-    weights_folder: Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")],
-    inputs: Annotated[Path, typer.Option(help="inputs.npy, its sidecar beside it")],
+    weights_folder: cli.Weights,
+    inputs: cli.Inputs,
     output: Annotated[Path, typer.Option(help="outputs.npy; run.json lies beside it")],
     run: Annotated[
         Literal["measured", "predicted", "exact"], typer.Option(help="exact: in float64")
     ] = "measured",
-    backend: Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")] = "cpu",
-    numerics: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
-    ported: Annotated[str, typer.Option(help="the port's own architecture, if it has one")] = "",
+    backend: cli.Backend = "cpu",
+    numerics: cli.Numerics = "{}",
+    ported: cli.Ported = "",
     batch: Annotated[int, typer.Option(help="inputs computed at a time")] = 1,
-    threads: Annotated[int, typer.Option(help="of the CPU")] = 1,
+    threads: cli.Threads = 1,
 ) -> None:
     """Write the network's outputs as one float32 array (inputs, columns)."""
     from npu_parity import checkpoints, outputs  # torch: `cli.run` tells why it cannot be imported

@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 
 from npu_parity import cli, evidence
-from npu_parity.summary import brief
+from npu_parity.summary import brief, failures
 
 
 def main(summary: Annotated[Path, typer.Argument(help="results/summary.json")]) -> None:
     """Print the summary as plain text."""
     found = evidence.read_json(summary)
     print(f"\n{brief(found['rows'])}\n")
+    for line in failures(found["rows"]):
+        print(line)
     for device, reason in found["left_out"].items():
         print(f"{device} is left out: {reason}.")
     print(

@@ -1,4 +1,4 @@
-"""Write every threshold of the verdict, with its reason, as a Markdown table."""
+"""Write every threshold of the verdict and every bound, with reasons, as Markdown."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +8,18 @@ import typer
 
 from npu_parity import cli, evidence
 
-OPENING = """# Every threshold of the verdict
+OPENING = """# What the verdict decides by
 
-Made by `make docs` from the modules that decide by them; not to be edited. `bounds.py` derives the
-bound of each operator from those of question 2.
+Made by `make docs` from the modules that decide; not to be edited.
+
+## Thresholds
+"""
+BOUNDS = """## Bounds of operators
+
+How far an element may lie from its exact value, in float64. U is the unit roundoff of float32, u
+that of the format to which the device rounds operands, n the number of terms of a sum;
+[`bounds.py`](../npu_parity/bounds.py) says the rest. Data movement, selection and comparison must
+be equal.
 """
 
 
@@ -29,7 +37,12 @@ def main(output: Annotated[Path, typer.Argument(help="the Markdown file")]) -> N
         }
         for name, value in thresholds.of(bounds, metrics, verdict).items()
     )
-    evidence.write_text(output, f"{OPENING}\n{tables.markdown(pd.DataFrame(rows))}\n")
+    held = (
+        {"Operators": ", ".join(f"`{name}`" for name in names), "Bound": text}
+        for text, names in bounds.rules().items()
+    )
+    listed = [tables.markdown(pd.DataFrame(part)) for part in (rows, held)]
+    evidence.write_text(output, "\n".join([OPENING, listed[0], "", BOUNDS, listed[1], ""]))
 
 
 if __name__ == "__main__":

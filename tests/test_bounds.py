@@ -18,15 +18,6 @@ from npu_parity.recording import record, tensors
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These tensors are small, and threads that wait for each other slow a busy machine down."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Apply(nn.Module):
     def __init__(self, function):
         super().__init__()

@@ -25,6 +25,8 @@ def test_thresholds(tmp_path):
     found = thresholds.of(bounds, metrics, verdict)
     assert {"verdict.ENVELOPE", "bounds.U"} <= found.keys()
     assert all(f"`{name}`" in text and value.reason in text for name, value in found.items())
+    assert all(what and operators for what, operators in bounds.rules().items())
+    assert "`convolution`" in text and "`native_layer_norm`" in text
 
 
 def test_a_threshold_is_a_number():

@@ -104,14 +104,6 @@ def distance(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def write_system(folder, name):
     """Weights and inputs of a system, as the workflow leaves them."""
     architecture, size = SYSTEMS[name]

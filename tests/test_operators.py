@@ -24,15 +24,6 @@ COLUMNS = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These tensors are small, and threads that wait for each other slow a busy machine down."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Gated(nn.Module):
     """Squeeze and excite."""
 

@@ -9,15 +9,6 @@ from torch import nn
 from npu_parity.program import differences
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These tensors are small, and threads that wait for each other slow a busy machine down."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
