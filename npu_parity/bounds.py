@@ -394,7 +394,10 @@ def _normalized(
 
 @_bounds("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
 def _batch_norm(operator: _Operator, exact: tuple) -> Tensor:
-    """In inference mean and variance are given, and exact; in training as of `_moments`."""
+    """Five roundings and a root of (x - mean) / √(variance + eps) · weight + bias.
+
+    In inference mean and variance are given; in training they err as those of a layer norm.
+    """
     x = operator["input"]
 
     def column(values: Tensor | None) -> Tensor | None:
@@ -410,7 +413,10 @@ def _batch_norm(operator: _Operator, exact: tuple) -> Tensor:
 
 @_bounds("native_layer_norm")
 def _layer_norm(operator: _Operator, exact: tuple) -> Tensor:
-    """`_normalized` with the moments of the normalized dimensions."""
+    """As of batch norm; mean and variance of n values err by (n + 1) U mean|x|, (n + 4) U mean x².
+
+    `_moments` and `_normalized` say why, and how far that reaches.
+    """
     x = operator["input"]
     dims = tuple(range(-len(operator["normalized_shape"]), 0))
     return _normalized(x, _moments(x, dims), operator["eps"], operator["weight"], operator["bias"])
@@ -418,7 +424,7 @@ def _layer_norm(operator: _Operator, exact: tuple) -> Tensor:
 
 @_bounds("native_group_norm")
 def _group_norm(operator: _Operator, exact: tuple) -> Tensor:
-    """`_normalized` with the moments of each group of channels."""
+    """As of layer norm, in each group of channels."""
     x, groups = operator["input"], operator["group"]
     grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
 
@@ -439,7 +445,7 @@ def _rms_norm(operator: _Operator, exact: tuple) -> Tensor:
 
 @_bounds("var", "std", "var_mean", "std_mean")
 def _variances(operator: _Operator, exact: Any) -> tuple[Tensor, ...] | None:
-    """`_moments`, scaled by n / (n - correction); a root for the standard deviation."""
+    """Variance and mean as of layer norm, scaled by n / (n - correction); a root for deviations."""
     if "unbiased" in operator.arguments:
         return None
     x = operator["self"]
