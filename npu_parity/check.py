@@ -66,6 +66,11 @@ class Report:
     follow: Callable[[], list[Step]] = field(repr=False)
 
     @property
+    def questions(self) -> tuple[Answer, ...]:
+        """The answers to the four questions."""
+        return self.verdict.answers
+
+    @property
     def passed(self) -> bool:
         """Whether the verdict is PASS."""
         return self.verdict.word == "PASS"

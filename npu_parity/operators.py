@@ -55,7 +55,7 @@ class OperatorResult:
             "shapes": self.shapes,
             "max_error_of_bound": self.largest_error,
             "mean_error_of_bound": self.mean_error,
-            "passed": self.passed,
+            "result": {True: "PASS", False: "FAIL", None: ""}[self.passed],
             "note": self.note,
         }
 

@@ -93,7 +93,7 @@ class System:
     @cached_property
     def first_beyond(self) -> dict[str, Step]:
         """Where every run that fails goes wrong, as far as its divergence shows it."""
-        failed = [r for r, found in self.metrics.items() if found["verdict"]["verdict"] == "FAIL"]
+        failed = [r for r, found in self.metrics.items() if found["verdict"] == "FAIL"]
         found = {run: first_beyond(self.divergence[run], ENVELOPE) for run in failed}
         return {run: step for run, step in found.items() if step}
 

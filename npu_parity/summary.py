@@ -12,6 +12,8 @@ from npu_parity import criteria
 from npu_parity.results import System
 from npu_parity.tables import NONE, judged, markdown, metric, number, spread
 
+VERDICT = ("verdict", "evidence", "failed_question", "verdict_line")
+
 
 def rows(systems: list[System]) -> list[dict[str, Any]]:
     """Return every row of the summary in full precision, with the files that it comes from."""
@@ -38,9 +40,9 @@ def table(rows: list[dict[str, Any]], left_out: dict[str, str]) -> str:
 def failures(rows: list[dict[str, Any]]) -> list[str]:
     """Return a line for each run that fails: which question, which operator or input first."""
     return [
-        f"{row['system']}, {row['device']} {row['run']}: {row['verdict']['line']}"
+        f"{row['system']}, {row['device']} {row['run']}: {row['verdict_line']}"
         for row in rows
-        if row["verdict"] and row["verdict"]["verdict"] == "FAIL"
+        if row["verdict"] == "FAIL"
     ]
 
 
@@ -58,7 +60,7 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
         found, timed = system.metrics.get(run), system.latency.get(run)
         row = about | {"device": device, "run": kind, "reference": found is None}
         row |= _compared(system, found or {})
-        row["verdict"] = found["verdict"] if found else None
+        row |= {key: (found or {}).get(key) for key in VERDICT}
         row["operators"] = _operators(system.operators.get(run))
         row["criterion"] = found["criteria"].get(system.criterion) if found else None
         row["latency"] = (
@@ -78,7 +80,7 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
 def _published_row(system: System) -> dict[str, Any]:
     printed = system.published["metrics"]
     row = {"device": "npu", "run": "published", "reference": False}
-    row |= {"verdict": None, "operators": None}
+    row |= dict.fromkeys(VERDICT) | {"operators": None}
     row |= _compared(system, printed)
     row["criterion"] = criteria.CRITERIA[system.criterion].judge(printed)
     printed_times = system.published.get("latency", {}).get("npu", {})
@@ -103,8 +105,8 @@ def _operators(checked: pd.DataFrame | None) -> dict[str, Any] | None:
         return None
     largest = float(checked["max_error_of_bound"].max())
     return {
-        "checked": int(checked["passed"].notna().sum()),
-        "failed": int((checked["passed"] == False).sum()),  # noqa: E712  (an empty cell is neither)
+        "checked": int(checked["result"].notna().sum()),
+        "failed": int((checked["result"] == "FAIL").sum()),
         "max_error_of_bound": largest if math.isfinite(largest) else None,
     }
 
@@ -127,16 +129,16 @@ def _summary_cells(row: dict[str, Any]) -> dict[str, str]:
         "Top-5": metric("top5_overlap", row["top5_overlap"]),
         "Operators": _beyond(row["operators"]),
         "Criterion": judged(criterion) if criterion else NONE,
-        "Verdict": _verdict(row["verdict"]),
+        "Verdict": _verdict(row),
         "Latency": spread(timed),
     }
 
 
-def _verdict(judged: dict[str, Any] | None) -> str:
-    if judged is None:
+def _verdict(row: dict[str, Any]) -> str:
+    if row["verdict"] is None:
         return NONE
-    asked = f", question {judged['failed_question']}" if judged["failed_question"] else ""
-    return f"{judged['verdict']}{asked} ({judged['evidence']})"
+    asked = f", question {row['failed_question']}" if row["failed_question"] else ""
+    return f"{row['verdict']}{asked} ({row['evidence']})"
 
 
 def _beyond(operators: dict[str, Any] | None) -> str:

@@ -233,11 +233,10 @@ def verdicts(system: System) -> pd.DataFrame:
     names |= {"numerics_found": "numerics found"}
     rows = {key: {"Question": name} for key, name in names.items()}
     for run, found in system.metrics.items():
-        judged = found["verdict"]
-        answers = {a["question"]: a for a in judged["questions"]}
+        answers = {a["question"]: a for a in found["questions"]}
         explained = found.get("explained")
         cells = {
-            "verdict": f"**{judged['verdict']}**, {judged['evidence']} evidence",
+            "verdict": f"**{found['verdict']}**, {found['evidence']} evidence",
             **{n: _answered(answers.get(n)) for n in QUESTIONS},
             "explained": NONE if explained is None else f"{100 * explained:.1f} %",
             "numerics_found": number(found.get("numerics_found")),
@@ -363,7 +362,7 @@ def _about(system: System) -> str:
 
 def _judged(system: System) -> list[str]:
     """The verdict of every run, in every report."""
-    lines = (f"- {title(run)}: {m['verdict']['line']}" for run, m in system.metrics.items())
+    lines = (f"- {title(run)}: {m['verdict_line']}" for run, m in system.metrics.items())
     return ["\n".join(lines)] if system.metrics else []
 
 

@@ -115,10 +115,10 @@ class Verdict:
         """Return what ``metrics.json`` holds."""
         return {
             "verdict": self.word,
-            "line": str(self),
-            "failed_question": self.failed.question if self.failed else None,
-            "first": self.failed.findings[0] if self.failed else None,
             "evidence": self.evidence,
+            "verdict_line": str(self),
+            "failed_question": self.failed.question if self.failed else None,
+            "failed_first": self.failed.findings[0] if self.failed else None,
             "questions": [asdict(answer) for answer in self.answers],
         }
 

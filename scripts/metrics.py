@@ -54,7 +54,7 @@ def main(
             "backend": run["backend"],
             "numerics": run["numerics"],
             "sha256": {name: evidence.sha256(path) for name, path in paths.items()},
-            "verdict": verdict.Verdict(tuple(answers)).to_dict(),
+            **verdict.Verdict(tuple(answers)).to_dict(),
             **metrics,
             "criteria": criteria.evaluate(metrics),
         },

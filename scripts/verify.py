@@ -13,9 +13,9 @@ def main(
     metrics: Annotated[list[Path], typer.Argument(help="metrics.json of runs")],
 ) -> None:
     """Print the verdict of every run; exit 1 where one is FAIL."""
-    verdicts = {path: evidence.read_json(path)["verdict"] for path in metrics}
-    lines = {path: f"{path.parent}: {found['line']}" for path, found in verdicts.items()}
-    failed = [lines[path] for path, found in verdicts.items() if found["verdict"] == "FAIL"]
+    runs = {path: evidence.read_json(path) for path in metrics}
+    lines = {path: f"{path.parent}: {found['verdict_line']}" for path, found in runs.items()}
+    failed = [lines[path] for path, found in runs.items() if found["verdict"] == "FAIL"]
     print("\n".join(lines.values()))
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""

@@ -87,7 +87,7 @@ def change(module, path, **settings):
 def test_copy_passes(original, port):
     report = original.check(port)
     assert report.passed and report.verdict.word == "PASS"
-    assert [a.passed for a in report.verdict.answers] == [True, True, True, True]
+    assert [a.passed for a in report.questions] == [True, True, True, True]
     assert report.metrics["bitwise_equal"] and report.first is report.explained is None
     assert all(result.passed for result in report.operators)
     assert str(report).startswith("PASS (strong evidence)\n")
@@ -170,7 +170,7 @@ def test_outputs_of_another_shape(original):
     report = original.check(Net(classes=21).eval())
     assert not report.passed and report.metrics == {}
     assert report.explained is report.numerics_found is None
-    third = report.verdict.answers[2]
+    third = report.questions[2]
     assert third.findings == ("outputs of shape (4, 21), expected (4, 20)",)
     assert "not finite" in str(report)
 
@@ -185,7 +185,7 @@ def test_forgotten_eval(original, port):
 def test_numerics_that_were_not_promised(original, hf32, port):
     report = hf32.check(port, kernels=lambda: emulate(Numerics(conv="bf16")))
     assert report.verdict.failed.question == 2 and report.numerics_found == "bf16"
-    assert any("bf16" in f and "hf32" in f for f in report.verdict.answers[2].findings)
+    assert any("bf16" in f and "hf32" in f for f in report.questions[2].findings)
     flag = original.check(port, kernels=lambda: emulate(HF32))  # float32 was promised
     assert flag.verdict.failed.question == 2 and flag.numerics_found == "hf32"
 
@@ -202,7 +202,7 @@ class Dead(torch.utils._python_dispatch.TorchDispatchMode):
 
 def test_faulty_kernel(original, port):
     report = original.check(port, kernels=Dead)
-    assert [a.passed for a in report.verdict.answers[:3]] == [True, False, False]
+    assert [a.passed for a in report.questions[:3]] == [True, False, False]
     (bad,) = (result for result in report.operators if not result.passed)
     assert (bad.module, bad.operator) == ("blocks.1.0", "aten.convolution.default")
     assert bad.worst[1] == 5
@@ -227,7 +227,7 @@ def test_fault_on_one_input_is_followed_there(original, reference, inputs):
             return self.inner(x)
 
     report = original.check(Overflow().eval())
-    third = report.verdict.answers[2]
+    third = report.questions[2]
     assert third.findings[0].startswith(f"input {number}: nan in column")
     assert report.metrics["per_input"][number]["relative_l2_error"] is None
     assert report.first.measured == np.inf and report.first.index == 0
@@ -240,7 +240,7 @@ def test_evidence(reference, port, inputs):
     same = np.repeat(inputs[:1], 2, axis=0)
     report = check_port(reference, port, same, pretrained=False)
     assert report.passed and report.verdict.evidence == "weak"
-    findings = report.verdict.answers[3].findings
+    findings = report.questions[3].findings
     assert any("one and the same top-1 class" in f for f in findings)
     assert "weights are random" in findings
     assert check_port(reference, port, inputs, pretrained=False).verdict.evidence == "weak"
@@ -254,7 +254,7 @@ def test_operators_without_a_bound_are_named(inputs):
     report = check_port(Unknown().eval(), Unknown().eval(), inputs, task="features")
     assert report.passed and report.verdict.evidence == "weak"
     named = "not checked, for want of a bound: aten.special_bessel_j0.default"
-    assert named in report.verdict.answers[3].findings
+    assert named in report.questions[3].findings
 
 
 def test_heads_and_task(reference, port, inputs):

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CPU = Device("cpu")
 COLUMNS = [
     *("index", "module", "operator", "shapes"),
-    *("max_error_of_bound", "mean_error_of_bound", "passed", "note"),
+    *("max_error_of_bound", "mean_error_of_bound", "result", "note"),
 ]
 
 
