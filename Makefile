@@ -27,9 +27,10 @@ docs: .venv/.ready
 	snakemake --cores 1 --rulegraph mermaid-js all | python scripts/rulegraph.py docs/rulegraph.md
 	python scripts/readme.py
 
-# Which gate catches which porting fault: benchmarks/gate/results.json and docs/gate.md.
+# Which gate catches which porting fault: benchmarks/gate/results.json, docs/gate.md, README.
 gate: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE python benchmarks/gate/run.py
+	python scripts/readme.py
 
 clean:
 	rm -rf results logs .snakemake

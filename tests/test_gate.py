@@ -25,6 +25,7 @@ OWN = [r for r in RECORDS if r["gate"] == run.OWN]
 @recorded
 def test_page_is_made_from_the_results():
     assert run.document(RECORDS) == run.DOCS.read_text(encoding="utf-8")
+    assert run.totals(RECORDS) + "\n" == run.TOTALS.read_text(encoding="utf-8")
 
 
 # The claims

@@ -1,4 +1,4 @@
-"""Which gate catches which porting fault: rewrites ``results.json`` and ``docs/gate.md``.
+"""Which gate catches which porting fault: rewrites ``results.json`` and ``docs/gate*.md``.
 
 ``python benchmarks/gate/run.py [--systems resnet34 …] [--cases PATTERN] [--docs]``
 """
@@ -36,6 +36,7 @@ from npu_parity.inputs import Preprocessing, collect
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RESULTS, DOCS = HERE / "results.json", ROOT / "docs" / "gate.md"
+TOTALS = DOCS.with_name("gate-totals.md")  # for the README
 OWN = "npu-parity"
 ALL = [OWN, *gates.GATES]
 PHOTOGRAPHS = ["skimage:chelsea", "skimage:coffee", "skimage:rocket"]
@@ -193,7 +194,7 @@ def document(records: list[Record]) -> str:
     """Return ``docs/gate.md``."""
     faults_, clean_ = ([c for c in CASES if c.kind == kind] for kind in ("fault", "clean"))
     names = [n for n in SYSTEMS if any(r["system"] == n for r in records)]
-    counted = [r for r in records if r["gate"] and (r["kind"] == "clean" or not r["bitwise_equal"])]
+    counted = _counted(records)
     own = [r for r in counted if r["gate"] == OWN]
     pairs = {kind: sum(r["kind"] == kind for r in own) for kind in ("fault", "clean")}
     headings = [g.removeprefix("criterion ") for g in ALL]
@@ -203,7 +204,7 @@ def document(records: list[Record]) -> str:
         systems=_table([_about(n) for n in names], ["System", "Architecture", "Weights"]),
         pairs=pairs["fault"],
         clean_pairs=pairs["clean"],
-        totals=_table(_totals(counted), ["Gate", "Rule", "Faults caught", "False alarms"]),
+        totals=totals(records),
         caught=_table(_rows(faults_, counted, True), ["Fault", "In", *headings, "Question"]),
         clean=_table(_rows(clean_, counted, False), ["Variation", *headings]),
         questions=_table(_questions(own), ["Asked", "Faults that it caught first"]),
@@ -213,6 +214,16 @@ def document(records: list[Record]) -> str:
         absent=_listed(records, lambda r: r["gate"] is None),
         envelope=f"{verdict.ENVELOPE:g}",
     )
+
+
+def totals(records: list[Record]) -> str:
+    """Return the table of all gates, with what they caught and what they stopped for nothing."""
+    rows = _totals(_counted(records))
+    return _table(rows, ["Gate", "Rule", "Faults caught", "False alarms"])
+
+
+def _counted(records: list[Record]) -> list[Record]:
+    return [r for r in records if r["gate"] and (r["kind"] == "clean" or not r["bitwise_equal"])]
 
 
 def _table(rows: list[list[str]], headers: list[str]) -> str:
@@ -353,6 +364,7 @@ def main() -> None:
         lines = ",\n".join(json.dumps(r, ensure_ascii=False) for r in records)
         evidence.write_text(RESULTS, f"[\n{lines}\n]\n")
     evidence.write_text(DOCS, document(records))
+    evidence.write_text(TOTALS, totals(records) + "\n")
 
 
 if __name__ == "__main__":
