@@ -15,7 +15,8 @@ import typer
 from torch.utils._pytree import tree_map_only
 
 from npu_parity import checkpoints, cli, config, evidence
-from npu_parity.bounds import PRODUCTS, exact_and_bound
+from npu_parity.bounds import exact_and_bound
+from npu_parity.bounds.products import PRODUCTS
 from npu_parity.numerics import FORMATS, Numerics
 from npu_parity.recording import Call, record
 

@@ -15,7 +15,8 @@ import torch
 import typer
 
 from npu_parity import architectures, cli, config, inputs
-from npu_parity.numerics import PRESETS, Emulation
+from npu_parity.emulation import Emulation
+from npu_parity.numerics import PRESETS
 
 CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
 REDUCED = {name: numerics for name, numerics in PRESETS.items() if not numerics.is_exact}

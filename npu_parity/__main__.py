@@ -35,12 +35,12 @@ def probe(
 ) -> None:
     """Print how many mantissa bits of float32 operands a device keeps, and how it rounds."""
     from npu_parity import config as configuration
-    from npu_parity import devices, numerics
+    from npu_parity import devices, probing
 
     chosen = configuration.device(configuration.load(config), device, config)
     devices.use_threads(devices.cpus(), chosen)
     with devices.configured(chosen) as target:
-        found = numerics.probe(device=target)
+        found = probing.probe(device=target)
     for kind, result in found.items():
         rounding = f", rounding {result['rounding']}" if result["rounding"] else ""
         name = result["format"] or "no known format"

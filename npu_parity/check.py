@@ -19,18 +19,11 @@ from torch import nn
 from npu_parity import metrics, outputs, verdict
 from npu_parity.devices import Device, configured
 from npu_parity.divergence import Step, divergence, first_beyond
+from npu_parity.emulation import emulate
 from npu_parity.errors import ParityError
-from npu_parity.numerics import (
-    FORMATS,
-    PRESETS,
-    Numerics,
-    candidate,
-    coarser,
-    emulate,
-    probe,
-    shortfall,
-)
+from npu_parity.numerics import FORMATS, PRESETS, Numerics, candidate, coarser, shortfall
 from npu_parity.operators import OperatorResult, check_operators, execute, without_bound
+from npu_parity.probing import probe
 from npu_parity.program import differences
 from npu_parity.recording import Call, record
 from npu_parity.verdict import Answer, Verdict

@@ -1,24 +1,15 @@
-"""What accelerators do to float32, done on any device: rounding, emulation and a hardware probe.
+"""What accelerators do to float32: formats, rounding, and what a device promises.
 
-A matrix unit multiplies operands of fewer bits than float32 has and adds the products in
-float32.  Rounding the operands of every convolution and matrix product and leaving the sums
-alone is therefore a prediction of what such a unit returns::
-
-    with emulate(PRESETS["ascend910b"]), torch.inference_mode():
-        predicted = model(x)
+A matrix unit multiplies operands of fewer bits than float32 has and adds the products in float32.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
 from npu_parity.errors import ParityError
 
@@ -213,35 +204,6 @@ PRESETS: dict[str, Numerics] = {
     "ieee": Numerics(),
 }
 
-aten = torch.ops.aten
-
-_CONVOLUTIONS = {aten.convolution, aten._convolution}  # (input, weight, bias, ..., groups: 8th)
-
-_MATRIX_PRODUCTS = {  # position of the first of two operands; what comes before is added in float32
-    **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot), 0),
-    **dict.fromkeys((aten.addmm, aten.addmm_, aten._addmm_activation), 1),
-    **dict.fromkeys((aten.addmv, aten.addmv_, aten.addbmm, aten.addbmm_), 1),
-    **dict.fromkeys((aten.baddbmm, aten.baddbmm_), 1),
-}
-
-# Kernels with products inside that no dispatch mode sees.  `emulate` has torch avoid all but
-# the last two; to let one pass unrounded would be to predict too small a difference.
-_FUSED = {
-    aten._scaled_dot_product_flash_attention_for_cpu,
-    aten._scaled_dot_product_flash_attention,
-    aten._scaled_dot_product_efficient_attention,
-    aten._scaled_dot_product_cudnn_attention,
-    aten._native_multi_head_attention,
-    aten._transformer_encoder_layer_fwd,
-    aten.mkldnn_rnn_layer,
-    aten.conv_tbc,
-}
-
-
-@cache
-def _is_composite(func: torch._ops.OpOverload) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
-
 
 def candidate(promised: Numerics, name: str) -> Numerics:
     """Return `promised` with the format `name` wherever the device may round operands."""
@@ -285,168 +247,3 @@ def shortfall(probed: Mapping[str, Mapping[str, Any]], promised: Numerics) -> li
 def _rounds(promised: Numerics, kind: str) -> bool:
     value = getattr(promised, kind)
     return value is not None and value != "fp32"
-
-
-class Emulation(TorchDispatchMode):
-    """Rounds the float32 operands of convolutions and matrix products, then runs them in float32.
-
-    Biases, accumulators and all other operators are left alone, and so are other dtypes.
-    Weights of convolutions are rounded once: do not write to them through ``.data`` meanwhile.
-    Enter it through `emulate`, which also keeps torch from fusing attention.
-
-    Raises:
-        ParityError: an operator whose products cannot be reached.
-    """
-
-    def __init__(self, numerics: Numerics):
-        super().__init__()
-        self.numerics = numerics
-        self._memory: dict[tuple[int, torch.dtype], Tensor] = {}
-        self._weights: dict[tuple[int, int, int, str], tuple[Tensor, Tensor]] = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        operator = func.overloadpacket
-        if operator in _CONVOLUTIONS:
-            args = self._round(args, 0, self._conv_format(args))
-        elif operator in _MATRIX_PRODUCTS:
-            args = self._round(args, _MATRIX_PRODUCTS[operator], self.numerics.matmul)
-        elif operator in _FUSED:
-            raise ParityError(
-                f"found {func}, whose matrix products cannot be rounded, expected separate ones: "
-                "attention goes under npu_parity.numerics.emulate, "
-                "an LSTM after torch.backends.mkldnn.enabled = False"
-            )
-        elif _is_composite(func):  # inference_mode delivers linear, conv2d, einsum ... whole
-            with self:
-                return func.decompose(*args, **kwargs)
-        return func(*args, **kwargs)
-
-    def _conv_format(self, args: tuple) -> str:
-        groups = args[8]
-        depthwise = groups > 1 and groups == args[0].shape[1]
-        return (depthwise and self.numerics.depthwise_conv) or self.numerics.conv
-
-    def _round(self, args: tuple, first: int, format_name: str) -> tuple:
-        def rounded(i: int, x: Tensor) -> Tensor:
-            if format_name == "fp32" or x.dtype != torch.float32:
-                return x
-            if isinstance(x, nn.Parameter):
-                return self._weight(x, format_name)
-            narrow = self._like(x, i, NARROW[format_name]) if format_name in NARROW else None
-            out = self._like(x, i, torch.float32)
-            return round_to(x, format_name, self.numerics.rounding, out, narrow)
-
-        operands = map(rounded, (0, 1), args[first : first + 2])
-        return *args[:first], *operands, *args[first + 2 :]
-
-    def _weight(self, x: nn.Parameter, format_name: str) -> Tensor:
-        """The rounded weight; the weight is held with it, so that no other can get its id."""
-        key = id(x), x.data_ptr(), x._version, format_name
-        if key not in self._weights:
-            self._weights[key] = x, round_to(x, format_name, self.numerics.rounding)
-        return self._weights[key][1]
-
-    def _like(self, x: Tensor, i: int, dtype: torch.dtype) -> Tensor:
-        """Memory for the i-th operand, used again and again: new pages cost more than rounding."""
-        held = self._memory.get((i, dtype))
-        if held is None or held.numel() < x.numel():
-            held = self._memory[i, dtype] = torch.empty(x.numel(), dtype=dtype, device=x.device)
-        if x.is_contiguous():
-            return held[: x.numel()].view(x.shape)
-        layout = torch.empty_like(x, device="meta")
-        return held.as_strided(layout.shape, layout.stride())
-
-
-@contextmanager
-def emulate(numerics: Numerics) -> Iterator[None]:
-    """Run what is inside with a device's numerics; with exact numerics nothing is touched.
-
-    Works under `torch.no_grad` and `torch.inference_mode`.  Attention is taken apart into its
-    two matrix products, because fused kernels hide them.
-    """
-    if numerics.is_exact:
-        yield
-        return
-    with attention_apart(), Emulation(numerics):
-        yield
-
-
-@contextmanager
-def attention_apart() -> Iterator[None]:
-    """Let attention be computed by two matrix products: fused kernels are one opaque operator."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-@torch.no_grad()
-def probe(
-    convolve: Callable[[Tensor, Tensor], Tensor] | None = None,
-    device: str | torch.device = "cpu",
-) -> dict[str, dict[str, int | str | None]]:
-    """Find out what a device does to float32 operands, by multiplying with the identity.
-
-    A 1x1 convolution and a matrix product return their input as the device rounded it.
-
-    Args:
-        convolve: called with float32 input (16, 64, 8, 8) and weight (64, 64, 1, 1) on the
-            device; default `torch.nn.functional.conv2d`.
-        device: anything that torch takes.
-
-    Returns:
-        For "conv" and "matmul": "mantissa_bits" that survive, "rounding" (None when all 23 do,
-        or when none of `ROUNDINGS` explains the results) and "format" (None when unknown).
-    """
-    convolve = convolve or torch.nn.functional.conv2d
-    identity = torch.eye(64, device=device)
-
-    # 16 x 64 x 64 values: libraries keep few channels, one image or few elements on float32
-    # paths (PyTorch hands a 1x1 convolution to oneDNN from a batch of 16, or on two threads).
-    def conv(values: Tensor) -> Tensor:
-        x = values.view(1, 1, 8, 8).expand(16, 64, 8, 8).contiguous()
-        return convolve(x.to(device), identity[:, :, None, None])[0, 0].flatten().cpu()
-
-    def matmul(values: Tensor) -> Tensor:
-        x = values.repeat(16)[:, None].expand(1024, 64).contiguous()
-        return (x.to(device) @ identity)[:64, 0].cpu()
-
-    return {"conv": _identify(conv), "matmul": _identify(matmul)}
-
-
-def _identify(send: Callable[[Tensor], Tensor]) -> dict[str, int | str | None]:
-    """Tell format and rounding from what comes back for 64 values."""
-
-    def through(values: Tensor) -> Tensor:
-        return send(torch.nn.functional.pad(values, (0, 64 - len(values)), value=1.0))[
-            : len(values)
-        ]
-
-    powers = 1 + 2.0 ** -torch.arange(1.0, 24.0)
-    bits = int((through(powers) == powers).cumprod(0).sum())
-
-    rounding = None
-    if bits < 23:
-        # Two ties, one to either side of an even neighbour, and a value to either side of a tie.
-        unit = 2.0**-bits
-        ties = 1 + unit * torch.tensor([0.25, 0.5, 0.75, 1.5])
-        ties = torch.cat([ties, -ties])
-        found = through(ties)
-        rounding = next((r for r in ROUNDINGS if found.equal(round_mantissa(ties, bits, r))), None)
-
-    # float16 ends at 65504 and at 2^-24; every other format has float32's exponents.
-    extremes = torch.tensor([2.0**17, 2.0**-30])
-    exponent_bits = 5 if (through(extremes) != extremes).all() else 8
-    name = next(
-        (
-            f.name
-            for f in FORMATS.values()
-            if (f.mantissa_bits, f.exponent_bits) == (bits, exponent_bits)
-        ),
-        None,
-    )
-    return {"mantissa_bits": bits, "rounding": rounding, "format": name}

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from npu_parity.bounds import PRODUCTS, Expected, exact_and_bound
+from npu_parity.bounds import Expected, exact_and_bound
+from npu_parity.bounds.products import PRODUCTS
 from npu_parity.devices import Device, configured
 from npu_parity.metrics import coarsened
 from npu_parity.numerics import Numerics

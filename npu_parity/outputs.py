@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from npu_parity.devices import Device, configured, synchronize
+from npu_parity.emulation import emulate
 from npu_parity.errors import ParityError
-from npu_parity.numerics import Numerics, emulate
+from npu_parity.numerics import Numerics
 
 
 def measure(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from npu_parity.numerics import attention_apart
+from npu_parity.emulation import attention_apart, is_composite
 
 # Memory without values: nothing is computed, and what is found there differs from run to run.
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
@@ -70,7 +70,7 @@ def tensors(values: Any) -> list[Tensor]:
 def record(model: nn.Module, *inputs: Any) -> list[Call]:
     """Run a network in evaluation mode, without gradients, and return every operator it executes.
 
-    Composite operators and attention are taken apart, as `npu_parity.numerics.emulate` does.
+    Composite operators and attention are taken apart, as `npu_parity.emulation.emulate` does.
     Allocations are left out. The network's training flags are afterwards as they were.
 
     Args:
@@ -99,7 +99,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if _is_composite(func):
+        if is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
         # Module.to() exchanges what is behind a Parameter; a detached tensor keeps its memory.
@@ -148,11 +148,6 @@ def _written(func: torch._ops.OpOverload, args: tuple, kwargs: dict) -> list[Ten
     names = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
     given = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **kwargs}
     return tensors([given.get(name) for name in names])
-
-
-@cache
-def _is_composite(func: torch._ops.OpOverload) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 @contextmanager

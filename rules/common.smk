@@ -37,9 +37,7 @@ SYSTEMS = list(config["models"])
 PLANNED, LEFT_OUT = configuration.runs(config)
 RUNS = [f"{device}/{run}" for device, run in PLANNED]
 REFERENCE, *COMPARED = RUNS
-EXACT = f"{config['reference']}/exact"
 MEASURED = [f"{device}/{run}" for device, run in PLANNED if run == "measured"]
-HUB_ANSWERS = "results/hubs.json"  # for the length of a run
 
 
 wildcard_constraints:
@@ -80,23 +78,3 @@ def ported(wildcards) -> list[str]:
     system, run = config["models"][wildcards.system], wildcards.get("run", "measured")
     own = run == "measured" and wildcards.device != config["reference"]
     return ["--ported", system["ported"]] if own and "ported" in system else []
-
-
-def shown(system: str) -> dict:
-    """Return what tables show of a system's settings: they are written again when it changes."""
-    keys = ("compared", "labels", "published", "tables", "task")
-    return {k: v for k, v in config["models"][system].items() if k in keys}
-
-
-def forget_hubs():
-    """Remove what the hubs answered: the next run asks again."""
-    if os.path.exists(HUB_ANSWERS):
-        os.remove(HUB_ANSWERS)
-
-
-def finish():
-    """Bring the tables into the README, where there is one, and say what came out."""
-    if os.path.exists("README.md"):
-        shell("python {path:q} README.md", path=script("readme"))
-    if os.path.exists("results/summary.json"):
-        shell("python {path:q} results/summary.json", path=script("show"))

@@ -3,6 +3,8 @@
 in: arrays of outputs, what the operators showed   out: metrics.json; verify has none, so that it is always asked
 """
 
+EXACT = f"{config['reference']}/exact"
+
 
 rule metrics:
     input:

@@ -4,6 +4,20 @@ in: sidecars, metrics.json, divergence.csv, operators.csv and latency.json   out
 """
 
 
+def shown(system: str) -> dict:
+    """Return what tables show of a system's settings: they are written again when it changes."""
+    keys = ("compared", "labels", "published", "tables", "task")
+    return {k: v for k, v in config["models"][system].items() if k in keys}
+
+
+def finish():
+    """Bring the tables into the README, where there is one, and say what came out."""
+    if os.path.exists("README.md"):
+        shell("python {path:q} README.md", path=script("readme"))
+    if os.path.exists("results/summary.json"):
+        shell("python {path:q} results/summary.json", path=script("show"))
+
+
 rule table:
     input:
         "results/{system}/weights.json",

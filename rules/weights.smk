@@ -6,6 +6,14 @@ No rule asks: where its answer were an input, one system more would fetch all we
 in: the user's files   out: weights.safetensors and its sidecar
 """
 
+HUB_ANSWERS = "results/hubs.json"  # for the length of a run
+
+
+def forget_hubs():
+    """Remove what the hubs answered: the next run asks again."""
+    if os.path.exists(HUB_ANSWERS):
+        os.remove(HUB_ANSWERS)
+
 
 rule weights:
     input:

@@ -22,7 +22,8 @@ def main(
     """Write which format's prediction lies nearest to the outputs, and what a probe shows."""
     from npu_parity import checkpoints, verdict  # torch: `cli.run` tells why it cannot be imported
     from npu_parity.check import Original
-    from npu_parity.numerics import coarser, probe
+    from npu_parity.numerics import coarser
+    from npu_parity.probing import probe
 
     device = Device(backend, numerics)
     use_threads(threads, device)

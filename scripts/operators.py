@@ -25,8 +25,9 @@ def main(
 
     from npu_parity import checkpoints
     from npu_parity.check import Original
-    from npu_parity.numerics import probe, shortfall
+    from npu_parity.numerics import shortfall
     from npu_parity.operators import without_bound
+    from npu_parity.probing import probe
     from npu_parity.verdict import Answer, same_kernels
 
     device = Device(backend, numerics)

@@ -18,14 +18,15 @@ BOUNDS = """## Bounds of operators
 
 How far an element may lie from its exact value, in float64. U is the unit roundoff of float32, u
 that of the format to which the device rounds operands, n the number of terms of a sum;
-[`bounds.py`](../npu_parity/bounds.py) says the rest. Data movement, selection and comparison must
+[`bounds/`](../npu_parity/bounds) says the rest. Data movement, selection and comparison must
 be equal.
 """
 
 
 def main(output: Annotated[Path, typer.Argument(help="the Markdown file")]) -> None:
     """Take the numbers and the reasons from the modules that decide by them."""
-    from npu_parity import bounds, metrics, tables, thresholds, verdict  # torch, see `cli.run`
+    from npu_parity import metrics, tables, thresholds, verdict
+    from npu_parity.bounds import arithmetic, rules  # torch, see `cli.run`
 
     rows = (
         {
@@ -35,11 +36,11 @@ def main(output: Annotated[Path, typer.Argument(help="the Markdown file")]) -> N
             "Decides": value.decides,
             "Why": value.reason,
         }
-        for name, value in thresholds.of(bounds, metrics, verdict).items()
+        for name, value in thresholds.of(arithmetic, metrics, verdict).items()
     )
     held = (
         {"Operators": ", ".join(f"`{name}`" for name in names), "Bound": text}
-        for text, names in bounds.rules().items()
+        for text, names in rules.described().items()
     )
     listed = [tables.markdown(pd.DataFrame(part)) for part in (rows, held)]
     evidence.write_text(output, "\n".join([OPENING, listed[0], "", BOUNDS, listed[1], ""]))

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from npu_parity.bounds import TINY, Expected, U, exact_and_bound
-from npu_parity.numerics import FORMATS, ROUNDINGS, Numerics, emulate
+from npu_parity.bounds import Expected, exact_and_bound
+from npu_parity.bounds.arithmetic import TINY, U
+from npu_parity.emulation import emulate
+from npu_parity.numerics import FORMATS, ROUNDINGS, Numerics
 from npu_parity.operators import execute
 from npu_parity.recording import record, tensors
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from npu_parity.check import Original, check_port
 from npu_parity.devices import Device
+from npu_parity.emulation import emulate
 from npu_parity.errors import ParityError
-from npu_parity.numerics import PRESETS, Numerics, emulate
+from npu_parity.numerics import PRESETS, Numerics
 
 HF32 = Numerics(conv="hf32")
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from npu_parity.divergence import Step, divergence, first_beyond
-from npu_parity.numerics import Numerics, emulate
+from npu_parity.emulation import emulate
+from npu_parity.numerics import Numerics
 from npu_parity.recording import record
 
 HF32 = Numerics(conv="hf32")

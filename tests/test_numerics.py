@@ -13,18 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from npu_parity.emulation import Emulation, emulate
 from npu_parity.errors import ParityError
-from npu_parity.numerics import (
-    FORMATS,
-    PRESETS,
-    ROUNDINGS,
-    Emulation,
-    Numerics,
-    emulate,
-    probe,
-    round_mantissa,
-    round_to,
-)
+from npu_parity.numerics import FORMATS, PRESETS, ROUNDINGS, Numerics, round_mantissa, round_to
+from npu_parity.probing import probe
 
 GFLOAT = {
     "nearest_even": RoundMode.TiesToEven,

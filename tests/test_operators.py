@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from npu_parity.bounds import PRODUCTS, exact_and_bound
+from npu_parity.bounds import exact_and_bound
+from npu_parity.bounds.products import PRODUCTS
 from npu_parity.devices import Device
-from npu_parity.numerics import Numerics, emulate
+from npu_parity.emulation import emulate
+from npu_parity.numerics import Numerics
 from npu_parity.operators import OperatorResult, check_operators, execute
 from npu_parity.recording import record, tensors
 

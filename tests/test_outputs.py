@@ -12,9 +12,10 @@ from torch import nn
 
 from npu_parity import evidence
 from npu_parity.devices import Device
+from npu_parity.emulation import emulate
 from npu_parity.errors import ParityError
 from npu_parity.evidence import ROOT
-from npu_parity.numerics import PRESETS, Numerics, emulate
+from npu_parity.numerics import PRESETS, Numerics
 from npu_parity.outputs import exact, measure, predict
 from npu_parity.weights import Wanted, obtain
 
