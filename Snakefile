@@ -13,6 +13,7 @@ include: "rules/parity.smk"
 include: "rules/divergence.smk"
 include: "rules/latency.smk"
 include: "rules/report.smk"
+include: "rules/run.smk"
 
 
 rule all:
@@ -28,16 +29,3 @@ rule all:
         expand("results/tables/{system}.md", system=SYSTEMS),
         "results/tables/summary.md",
         "results/summary.json",
-
-
-onstart:
-    forget_hubs()
-
-
-onsuccess:
-    forget_hubs()
-    finish()
-
-
-onerror:
-    forget_hubs()

@@ -132,6 +132,12 @@ def label_files(system: dict[str, Any]) -> list[str]:
     return [str(find(system["labels"], "labels"))] if "labels" in system else []
 
 
+def shown(system: dict[str, Any]) -> dict[str, Any]:
+    """Return what tables show of a system's settings: they are written again when it changes."""
+    keys = ("compared", "labels", "published", "tables", "task")
+    return {key: value for key, value in system.items() if key in keys}
+
+
 def find(file: str, wanted_by: str) -> Path:
     """Return a file that is named relative to the working directory, or to this project."""
     for path in (Path(file), ROOT / file):

@@ -4,20 +4,6 @@ in: sidecars, metrics.json, divergence.csv, operators.csv and latency.json   out
 """
 
 
-def shown(system: str) -> dict:
-    """Return what tables show of a system's settings: they are written again when it changes."""
-    keys = ("compared", "labels", "published", "tables", "task")
-    return {k: v for k, v in config["models"][system].items() if k in keys}
-
-
-def finish():
-    """Bring the tables into the README, where there is one, and say what came out."""
-    if os.path.exists("README.md"):
-        shell("python {path:q} README.md", path=script("readme"))
-    if os.path.exists("results/summary.json"):
-        shell("python {path:q} results/summary.json", path=script("show"))
-
-
 rule table:
     input:
         "results/{system}/weights.json",
@@ -38,7 +24,9 @@ rule table:
     params:
         runs=RUNS,
         folder=subpath(input[0], parent=True),
-        system=lambda wildcards: json.dumps(shown(wildcards.system)),
+        system=lambda wildcards: json.dumps(
+            configuration.shown(config["models"][wildcards.system])
+        ),
         published=evidence.sha256(f"{workflow.basedir}/data/published.yaml"),
         script=script("table"),
         code=code("table"),
@@ -65,7 +53,9 @@ rule summary:
     params:
         runs=RUNS,
         folder=subpath(output[0], parent=True),
-        systems=json.dumps({system: shown(system) for system in SYSTEMS}),
+        systems=json.dumps(
+            {s: configuration.shown(config["models"][s]) for s in SYSTEMS}
+        ),
         left_out=json.dumps(LEFT_OUT),
         published=evidence.sha256(f"{workflow.basedir}/data/published.yaml"),
         script=script("summary"),

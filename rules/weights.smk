@@ -9,12 +9,6 @@ in: the user's files   out: weights.safetensors and its sidecar
 HUB_ANSWERS = "results/hubs.json"  # for the length of a run
 
 
-def forget_hubs():
-    """Remove what the hubs answered: the next run asks again."""
-    if os.path.exists(HUB_ANSWERS):
-        os.remove(HUB_ANSWERS)
-
-
 rule weights:
     input:
         of_system(configuration.weight_files),
