@@ -13,6 +13,7 @@ from npu_parity.devices import Device
 from npu_parity.emulation import emulate
 from npu_parity.errors import ParityError
 from npu_parity.numerics import PRESETS, Numerics
+from npu_parity.verdict import ENVELOPE
 
 HF32 = Numerics(conv="hf32")
 
@@ -148,7 +149,7 @@ def test_where_it_goes_wrong_first(which, request, port):
     where = f"operator {first.index} aten.native_batch_norm.default, blocks.1.1"
     assert f"goes wrong first at {where}" in str(report)
     before = report.steps[: first.index]
-    assert all(s.measured <= 4 * max(s.predicted, s.float32) for s in before)
+    assert all(s.measured <= ENVELOPE * max(s.predicted, s.float32) for s in before)
 
 
 def test_weights_of_another_checkpoint(original, port):

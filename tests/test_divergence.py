@@ -13,9 +13,9 @@ from npu_parity.divergence import Step, divergence, first_beyond
 from npu_parity.emulation import emulate
 from npu_parity.numerics import Numerics
 from npu_parity.recording import record
+from npu_parity.verdict import ENVELOPE
 
 HF32 = Numerics(conv="hf32")
-ENVELOPE = 4.0
 
 
 @pytest.fixture(scope="module")

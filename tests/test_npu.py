@@ -181,7 +181,7 @@ def reference(folder, name, numerics):
 
 STANDIN_FACTS = """
 import json, torch, torch_npu
-from npu_parity import numerics
+from npu_parity import numerics, probing
 from torch_npu.tensor import _hf32
 
 
@@ -216,7 +216,7 @@ facts["rounded"] = float((_hf32(values) != values).float().mean())
 
 facts["probes"] = []
 for torch.npu.conv.allow_hf32, torch.npu.matmul.allow_hf32 in ((True, False), (False, True)):
-    found = numerics.probe(device="npu")
+    found = probing.probe(device="npu")
     facts["probes"].append([found[kind]["format"] for kind in ("conv", "matmul")])
 print(json.dumps(facts))
 """
