@@ -1,7 +1,8 @@
 """Pictures of a system's report, as SVG that is the same byte by byte from the same files."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -32,51 +33,30 @@ def divergence(system: System) -> Figure:
 
     Above: relative L2 error after each operator, all before it included, of every run, with that
     of float32 itself. Below: largest error of each operator on each measured device, fed with the
-    reference's operands, as a share of its bound.
+    reference's operands, as a share of its bound. Where a run that fails goes wrong is marked.
     """
     figure = Figure(figsize=(9, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    colours = dict(zip(_devices(system), COLOURS * len(system.runs), strict=False))
-    for run, steps in system.divergence.items():
-        device, _, kind = run.partition("/")
-        style = {"color": colours[device], "label": title(run)}
-        if kind == "measured":
-            _line(above, steps, [s.measured for s in steps], linewidth=1.6, **style)
-        else:
-            _line(
-                above, steps, [s.predicted for s in steps], linestyle="--", linewidth=1.2, **style
-            )
-        first = system.first_beyond.get(run)
-        if first:
-            for axes in (above, below):
-                axes.axvline(first.index, color=colours[device], linewidth=0.8, linestyle=":")
-            above.annotate(
-                f"{short(first.operator)}\n{first.module}",
-                (first.index, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(4, -4),
-                textcoords="offset points",
-                verticalalignment="top",
-                color=colours[device],
-            )
-    any_steps = next(iter(system.divergence.values()), [])
-    style = {"color": "0.6", "linewidth": 1.0, "label": "float32 itself, against float64"}
-    _line(above, any_steps, [s.float32 for s in any_steps], **style)
-    for run, table in system.operators.items():
-        shares = table["max_error_of_bound"]
-        top = 10 * max([1.0, *shares[shares < math.inf]])
-        seen = table[shares > 0]
-        below.scatter(
-            seen["index"],
-            seen["max_error_of_bound"].clip(upper=top),
-            s=9,
-            color=colours[run.partition("/")[0]],
-            label=title(run),
+    devices = dict.fromkeys(run.partition("/")[0] for run in system.runs)
+    colours = dict(zip(devices, itertools.cycle(COLOURS), strict=False))
+    _grown(above, system, colours)
+    _alone(below, system, colours)
+    for run, first in system.first_beyond.items():
+        colour = colours[run.partition("/")[0]]
+        for axes in (above, below):
+            axes.axvline(first.index, color=colour, linewidth=0.8, linestyle=":")
+        above.annotate(
+            f"{short(first.operator)}\n{first.module}",
+            (first.index, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -4),
+            textcoords="offset points",
+            verticalalignment="top",
+            color=colour,
         )
-    below.axhline(1, color="0.3", linewidth=0.8)
     above.set(yscale="log", title=system.name, ylabel="relative L2 error so far")
     below.set(yscale="log", ylabel="each operator alone:\nlargest error / bound")
-    places = ticks(any_steps)
+    places = ticks(next(iter(system.divergence.values()), []))
     below.set_xticks(list(places), list(places.values()), rotation=60, ha="right", fontsize=7)
     below.set_xlabel("operators in the order of execution, by module")
     for axes in (above, below):
@@ -86,6 +66,31 @@ def divergence(system: System) -> Figure:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, frameon=False)
     return figure
+
+
+def _grown(axes: Axes, system: System, colours: Mapping[str, str]) -> None:
+    """A line for each run: measured ones solid, predicted ones dashed."""
+    for run, steps in system.divergence.items():
+        device, _, kind = run.partition("/")
+        measured = kind == "measured"
+        errors = [step.measured if measured else step.predicted for step in steps]
+        style = {"linestyle": "-", "linewidth": 1.6} if measured else {"linestyle": "--"}
+        _line(axes, steps, errors, color=colours[device], label=title(run), **style)
+    for steps in list(system.divergence.values())[:1]:
+        errors = [step.float32 for step in steps]
+        _line(axes, steps, errors, color="0.6", label="float32 itself, against float64")
+
+
+def _alone(axes: Axes, system: System, colours: Mapping[str, str]) -> None:
+    """A dot for each operator that is not exact; infinite errors lie at the upper edge."""
+    for run, table in system.operators.items():
+        shares = table["max_error_of_bound"]
+        edge = 10 * max([1.0, *shares[shares < math.inf]])
+        seen = table[shares > 0]
+        errors = seen["max_error_of_bound"].clip(upper=edge)
+        colour = colours[run.partition("/")[0]]
+        axes.scatter(seen["index"], errors, s=9, color=colour, label=title(run))
+    axes.axhline(1, color="0.3", linewidth=0.8)
 
 
 def ticks(steps: Sequence[Step]) -> dict[int, str]:
@@ -109,11 +114,7 @@ def ticks(steps: Sequence[Step]) -> dict[int, str]:
     return {index: found[index] for index in shown}
 
 
-def _devices(system: System) -> list[str]:
-    return list(dict.fromkeys(run.partition("/")[0] for run in system.runs))
-
-
 def _line(axes: Axes, steps: Sequence[Step], errors: Sequence[float | None], **style) -> None:
     points = [(s.index, e) for s, e in zip(steps, errors, strict=True) if e and math.isfinite(e)]
     if points:
-        axes.plot(*zip(*points, strict=True), **style)
+        axes.plot(*zip(*points, strict=True), **{"linewidth": 1.2} | style)
