@@ -11,6 +11,7 @@ from npu_parity import (
     config,
     criteria,
     evidence,
+    figures,
     latency,
     metrics,
     readme,
@@ -161,6 +162,14 @@ def test_summary_and_tables_follow_from_the_files():
         report = tables.report(system, CONFIG["models"][system.name]["tables"])
         written = RESULTS / "tables" / f"{system.name}.md"
         assert report == written.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_picture_follows_from_the_files(system, tmp_path):
+    (of,) = (s for s in described() if s.name == system)
+    figures.save(figures.divergence(of), tmp_path / "divergence.svg")
+    drawn = (RESULTS / system / "divergence.svg").read_bytes()
+    assert (tmp_path / "divergence.svg").read_bytes() == drawn
 
 
 def test_every_file_that_a_table_names_exists():
