@@ -15,6 +15,8 @@ from npu_parity.evidence import ROOT
 
 SCHEMA = ROOT / "config.schema.yaml"
 
+NETWORKS = ("architecture", "ported")  # keys that may name a file of the user's
+
 
 def load(path: str | Path = "config.yaml") -> dict[str, Any]:
     """Return a configuration file with the schema's defaults filled in.
@@ -105,7 +107,7 @@ def check_files(config: dict[str, Any], path: str | Path) -> None:
     """
     for name, system in config["models"].items():
         for key, files in (
-            ("architecture", network_files(system)),
+            *((key, _own_files(system, key)) for key in NETWORKS),
             ("weights", weight_files(system)),
             ("inputs", inputs.files(system["inputs"])),
         ):
@@ -116,8 +118,12 @@ def check_files(config: dict[str, Any], path: str | Path) -> None:
 
 def network_files(system: dict[str, Any]) -> list[str]:
     """Return the user's own files that build the network and its port, if there are any."""
-    named = [system[key] for key in ("architecture", "ported") if key in system]
-    return [str(file) for file in dict.fromkeys(map(own_file, named)) if file]
+    return list(dict.fromkeys(file for key in NETWORKS for file in _own_files(system, key)))
+
+
+def _own_files(system: dict[str, Any], key: str) -> list[str]:
+    file = own_file(system[key]) if key in system else None
+    return [str(file)] if file else []
 
 
 def weight_files(system: dict[str, Any]) -> list[str]:

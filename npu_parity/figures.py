@@ -53,6 +53,7 @@ def divergence(system: System) -> Figure:
             textcoords="offset points",
             verticalalignment="top",
             color=colour,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
     above.set(yscale="log", title=system.name, ylabel="relative L2 error so far")
     below.set(yscale="log", ylabel="each operator alone:\nlargest error / bound")

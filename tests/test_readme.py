@@ -10,6 +10,7 @@ from npu_parity import readme
 from npu_parity.errors import ParityError
 from npu_parity.evidence import ROOT
 
+WEIGHTS = ROOT / "results/efficientnet_lite0/weights.safetensors"
 TEXT = """# Title
 
 before | `<!-- from FILE --> … <!-- end -->` is a marker
@@ -116,3 +117,15 @@ def test_marker_of_a_missing_file_is_one_line(folder):
 def test_missing_readme_is_no_traceback(folder):
     status, text = program(folder, "other.md")
     assert status == 2 and "other.md" in text and "Traceback" not in text
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="needs the weights of a finished run")
+def test_example_prints_what_the_readme_shows():
+    """Word by word, but for figures that depend on the CPU."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = r"```python\n([^`]*check_port[^`]*)```\s+```text\n([^`]*)```"
+    code, shown = re.search(blocks, text).groups()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = [re.sub(r"\d\S*e-\d+|\d\.\d+", "N", out) for out in (done.stdout, shown)]
+    assert found[0] == found[1] and "goes wrong first at operator" in shown
