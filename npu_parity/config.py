@@ -133,6 +133,13 @@ def weight_files(system: dict[str, Any]) -> list[str]:
     return [path.partition("#")[0] for path in paths] + [str(network)] * bool(network)
 
 
+def labels(system: dict[str, Any]) -> list[str]:
+    """Return the names of a system's classes, in order; none where it names no file."""
+    if not system.get("labels"):
+        return []
+    return find(system["labels"], "labels").read_text(encoding="utf-8").splitlines()
+
+
 def label_files(system: dict[str, Any]) -> list[str]:
     """Return the file of class names, if there is one."""
     return [str(find(system["labels"], "labels"))] if "labels" in system else []

@@ -102,7 +102,8 @@ def configured(device: Device) -> Iterator["torch.device"]:
     Where a device's numerics cannot be chosen (float16 operands on Ascend 910A) nothing is set.
 
     Raises:
-        ParityError: there is no such device here, it cannot be used, or not with these numerics.
+        ParityError: there is no such device here, or not with these numerics; or what is done
+            with an accelerator fails.
 
     """
     target = torch_device(device.backend)
@@ -115,13 +116,6 @@ def configured(device: Device) -> Iterator["torch.device"]:
                 f"device {device.backend}: found numerics {found} for {kind}, expected one of "
                 f"{', '.join(CHOICES[device.backend])}"
             )
-    try:
-        torch.zeros(1).to(target)
-    except RuntimeError as error:  # whatever the driver says
-        raise ParityError(
-            f"device {device.backend}: torch finds one and cannot use it "
-            f"({str(error).splitlines()[0]}); {HINTS[device.backend]}"
-        ) from None
 
     if device.backend == "npu":
         # Compiling every operator for its shape takes minutes; the adapted reports use binaries.
@@ -130,7 +124,13 @@ def configured(device: Device) -> Iterator["torch.device"]:
         for holder, attribute, value in _switches(device):
             stack.callback(setattr, holder, attribute, getattr(holder, attribute))
             setattr(holder, attribute, value)
-        yield target
+        try:
+            yield target
+        except RuntimeError as error:  # whatever the driver says: no memory, a broken set-up
+            if device.backend == "cpu":
+                raise
+            reason = str(error).splitlines()[0]
+            raise ParityError(f"device {device.backend} failed: {reason}") from error
 
 
 def synchronize(backend: str) -> None:

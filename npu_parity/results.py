@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from npu_parity import evidence
-from npu_parity.config import find, published_figures
+from npu_parity.config import labels, published_figures
 from npu_parity.divergence import Step, first_beyond
 from npu_parity.errors import ParityError
 from npu_parity.verdict import ENVELOPE
@@ -136,7 +136,6 @@ def title(run: str) -> str:
 def describe(folder: Path, runs: list[str], settings: dict[str, Any]) -> System:
     """Return the system of `folder` with what its configuration says of tables."""
     document = settings.get("published")
-    labels = settings.get("labels")
     return System(
         folder=folder,
         runs=runs,
@@ -144,5 +143,5 @@ def describe(folder: Path, runs: list[str], settings: dict[str, Any]) -> System:
         criterion=document,
         compared=settings["compared"],
         task=settings["task"],
-        labels=find(labels, "labels").read_text(encoding="utf-8").splitlines() if labels else [],
+        labels=labels(settings),
     )

@@ -48,12 +48,7 @@ class LoadedSystem:
         self.settings, self.device = settings, device
         self.model = checkpoints.load(folder)
         self.preprocessing = Preprocessing(settings["architecture"], settings["preprocessing"])
-        labels = settings.get("labels")
-        self.labels = (
-            config.find(labels, "labels").read_text(encoding="utf-8").splitlines()
-            if labels
-            else None
-        )
+        self.labels = config.labels(settings)
 
     def predict(self, images: list[str | Path]) -> list[Prediction]:
         """Return what the system says of each image file.
