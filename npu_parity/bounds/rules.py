@@ -59,7 +59,7 @@ def bound(*names: str) -> Callable[[Rule], Rule]:
 
 
 def described() -> dict[str, list[str]]:
-    """Return the operators that have a bound, by what the bound is, in the order of this module."""
+    """Return the operators that have a bound, by what the bound is."""
     found: dict[str, list[str]] = {}
     for name, rule in RULES.items():
         text = " ".join((inspect.getdoc(rule) or "").partition("\n\n")[0].split())
