@@ -94,7 +94,7 @@ class Emulation(TorchDispatchMode):
         def rounded(i: int, x: Tensor) -> Tensor:
             if format_name == "fp32" or x.dtype != torch.float32:
                 return x
-            if isinstance(x, nn.Parameter):
+            if isinstance(x, nn.Parameter) and not x.is_inference():  # those have no version
                 return self._weight(x, format_name)
             narrow = self._like(x, i, NARROW[format_name]) if format_name in NARROW else None
             out = self._like(x, i, torch.float32)

@@ -555,3 +555,14 @@ def test_weights_are_rounded_anew_when_they_change():
             assert layer(x).item() == layer(x).item() == rounded.item() != value * factor
         layer.weight = nn.Parameter(torch.full((1, 1, 1, 1), -value))
         assert layer(x).item() == round_mantissa(layer.weight, 11).item()
+
+
+def test_network_made_in_inference_mode():
+    """Its weights have no version to tell a change by: they are rounded in every pass."""
+    with torch.inference_mode():
+        layer = nn.Conv2d(1, 1, 1, bias=False)
+        x = torch.ones(1, 1, 1, 1)
+        with emulate(PRESETS["ascend910b"]):
+            for value in (1 + 3 * 2.0**-13, 1 + 2.0**-13):
+                layer.weight.fill_(value)
+                assert layer(x).item() == round_mantissa(layer.weight, 11).item() != value
