@@ -129,8 +129,7 @@ def _own_files(system: dict[str, Any], key: str) -> list[str]:
 def weight_files(system: dict[str, Any]) -> list[str]:
     """Return the user's own files that weights are made from."""
     paths = [s.removeprefix("path:") for s in system["weights"] if s.startswith("path:")]
-    network = own_file(system["architecture"])
-    return [path.partition("#")[0] for path in paths] + [str(network)] * bool(network)
+    return [path.partition("#")[0] for path in paths] + _own_files(system, "architecture")
 
 
 def labels(system: dict[str, Any]) -> list[str]:

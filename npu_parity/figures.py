@@ -37,14 +37,14 @@ def divergence(system: System) -> Figure:
     """
     figure = Figure(figsize=(9, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    devices = dict.fromkeys(run.partition("/")[0] for run in system.runs)
-    colours = dict(zip(devices, itertools.cycle(COLOURS), strict=False))
+    devices = {run: run.partition("/")[0] for run in system.runs}
+    of_device = dict(zip(dict.fromkeys(devices.values()), itertools.cycle(COLOURS), strict=False))
+    colours = {run: of_device[device] for run, device in devices.items()}
     _grown(above, system, colours)
     _alone(below, system, colours)
     for run, first in system.first_beyond.items():
-        colour = colours[run.partition("/")[0]]
         for axes in (above, below):
-            axes.axvline(first.index, color=colour, linewidth=0.8, linestyle=":")
+            axes.axvline(first.index, color=colours[run], linewidth=0.8, linestyle=":")
         above.annotate(
             f"{short(first.operator)}\n{first.module}",
             (first.index, 1),
@@ -52,7 +52,7 @@ def divergence(system: System) -> Figure:
             xytext=(4, -4),
             textcoords="offset points",
             verticalalignment="top",
-            color=colour,
+            color=colours[run],
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
     above.set(yscale="log", title=system.name, ylabel="relative L2 error so far")
@@ -72,11 +72,10 @@ def divergence(system: System) -> Figure:
 def _grown(axes: Axes, system: System, colours: Mapping[str, str]) -> None:
     """A line for each run: measured ones solid, predicted ones dashed."""
     for run, steps in system.divergence.items():
-        device, _, kind = run.partition("/")
-        measured = kind == "measured"
+        measured = run.endswith("/measured")
         errors = [step.measured if measured else step.predicted for step in steps]
         style = {"linestyle": "-", "linewidth": 1.6} if measured else {"linestyle": "--"}
-        _line(axes, steps, errors, color=colours[device], label=title(run), **style)
+        _line(axes, steps, errors, color=colours[run], label=title(run), **style)
     for steps in list(system.divergence.values())[:1]:
         errors = [step.float32 for step in steps]
         _line(axes, steps, errors, color="0.6", label="float32 itself, against float64")
@@ -89,8 +88,7 @@ def _alone(axes: Axes, system: System, colours: Mapping[str, str]) -> None:
         edge = 10 * max([1.0, *shares[shares < math.inf]])
         seen = table[shares > 0]
         errors = seen["max_error_of_bound"].clip(upper=edge)
-        colour = colours[run.partition("/")[0]]
-        axes.scatter(seen["index"], errors, s=9, color=colour, label=title(run))
+        axes.scatter(seen["index"], errors, s=9, color=colours[run], label=title(run))
     axes.axhline(1, color="0.3", linewidth=0.8)
 
 
