@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from npu_parity import architectures, evidence
-from npu_parity.errors import ParityError
+from npu_parity.errors import ParityError, first_line
 
 State = dict[str, torch.Tensor]
 
@@ -49,7 +49,7 @@ def read_file(path: Path) -> State:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise many kinds for a damaged file
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to trust it
             reason = "damaged, or its pickle holds more than tensors"
         raise ParityError(

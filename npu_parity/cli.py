@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from npu_parity.errors import ParityError
+from npu_parity.errors import ParityError, first_line
 
 
 def run(main: Callable[..., None] | typer.Typer) -> None:
@@ -24,7 +24,7 @@ def run(main: Callable[..., None] | typer.Typer) -> None:
     except RuntimeError as error:
         if "backend extension: torch_npu" not in str(error):
             raise
-        reason = str(error.__cause__).partition("\n")[0]
+        reason = first_line(error.__cause__)
         print(
             f"error: torch cannot load torch_npu ({reason}); source CANN's set_env.sh, or set "
             "TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npu_parity.errors import ParityError
+from npu_parity.errors import ParityError, first_line
 
 if TYPE_CHECKING:  # torch takes seconds to import, and planning a run needs none of it
     import torch
@@ -76,15 +76,13 @@ def torch_device(backend: str) -> "torch.device":
         if backend == "npu" and not hasattr(torch, "npu"):
             import torch_npu  # noqa: F401  (loads itself unless TORCH_DEVICE_BACKEND_AUTOLOAD=0)
     except ImportError as error:
-        reason = str(error).partition("\n")[0]
         raise ParityError(
-            f"device {backend}: {reason}; {HINTS['npu']}; TORCH_DEVICE_BACKEND_AUTOLOAD=0 lets "
-            "torch go on without the NPU"
+            f"device {backend}: {first_line(error)}; {HINTS['npu']}; "
+            "TORCH_DEVICE_BACKEND_AUTOLOAD=0 lets torch go on without the NPU"
         ) from None
     except RuntimeError as error:  # torch_npu is there, CANN is not
-        reason = str(error).splitlines()[0]
         raise ParityError(
-            f"device {backend}: torch cannot load its backend ({reason}); source CANN's "
+            f"device {backend}: torch cannot load its backend ({first_line(error)}); source CANN's "
             "set_env.sh, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU"
         ) from None
     if backend not in ("cpu", *HINTS):
@@ -129,8 +127,7 @@ def configured(device: Device) -> Iterator["torch.device"]:
         except RuntimeError as error:  # whatever the driver says: no memory, a broken set-up
             if device.backend == "cpu":
                 raise
-            reason = str(error).splitlines()[0]
-            raise ParityError(f"device {device.backend} failed: {reason}") from error
+            raise ParityError(f"device {device.backend} failed: {first_line(error)}") from error
 
 
 def synchronize(backend: str) -> None:

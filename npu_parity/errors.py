@@ -11,3 +11,8 @@ class ParityError(Exception):
 
 class Unavailable(ParityError):
     """A hub that cannot be reached, or does not have the file: the next source may be tried."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type's name where it says nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__

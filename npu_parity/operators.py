@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from npu_parity.bounds import Expected, exact_and_bound
 from npu_parity.bounds.products import PRODUCTS
 from npu_parity.devices import Device, configured
+from npu_parity.errors import first_line
 from npu_parity.metrics import coarsened
 from npu_parity.numerics import Numerics
 from npu_parity.recording import Call, tensors
@@ -126,7 +127,7 @@ def _held(call: Call, numerics: Numerics, run: Callable[[], Any]) -> tuple:
     try:
         found = tensors(run())
     except RuntimeError as error:
-        return *failed, f"cannot run: {str(error).splitlines()[0]}"
+        return *failed, f"cannot run: {first_line(error)}"
     if len(found) < len(expected):
         return *failed, f"returned {len(found)} tensors, expected {len(expected)}"
     shares = []

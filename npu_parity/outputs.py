@@ -9,7 +9,7 @@ from torch import nn
 
 from npu_parity.devices import Device, configured, synchronize
 from npu_parity.emulation import emulate
-from npu_parity.errors import ParityError
+from npu_parity.errors import ParityError, first_line
 from npu_parity.numerics import Numerics
 
 
@@ -80,9 +80,10 @@ def forward(
             try:
                 result = model(part)
             except RuntimeError as error:
-                reason, shape = str(error).splitlines()[0], tuple(part.shape)
-                name = type(model).__name__
-                raise ParityError(f"{name} on inputs of shape {shape}: {reason}") from error
+                name, shape = type(model).__name__, tuple(part.shape)
+                raise ParityError(
+                    f"{name} on inputs of shape {shape}: {first_line(error)}"
+                ) from error
             rows.append(_columns(result, len(part)).to(part.dtype).cpu().numpy())
     return np.concatenate(rows)
 

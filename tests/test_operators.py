@@ -369,3 +369,11 @@ def test_bound_holds_for_real_bf16_kernels(convolutional, transformer):
     share = runpy.run_path(str(ROOT / "benchmarks" / "bf16.py"), run_name="bf16")["share"]
     shares = [share(c) for c in [*convolutional, *transformer] if c.name in PRODUCTS]
     assert len(shares) > 10 and 0.1 < max(shares) <= 1
+
+
+def test_error_without_words_is_told_by_its_type(convolutional):
+    def run(call, target):
+        raise RuntimeError
+
+    first, *_ = check_operators(convolutional[:1], CPU, run)
+    assert first.passed is False and first.note == "cannot run: RuntimeError"

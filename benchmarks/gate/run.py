@@ -31,6 +31,7 @@ from npu_parity import (
     weights,
 )
 from npu_parity.check import Report
+from npu_parity.errors import first_line
 from npu_parity.inputs import Preprocessing, collect
 
 HERE = Path(__file__).resolve().parent
@@ -103,7 +104,7 @@ def judge(system: System, case: Case) -> list[Record]:
     except Exception as error:  # whatever a faulty port raises
         if not _crashes(system, port):
             raise
-        raised = f"raised {type(error).__name__}: {str(error).splitlines()[0]}"
+        raised = f"raised {type(error).__name__}: {first_line(error)}"
         about |= {"caught": True, "bitwise_equal": False, "detail": raised}
         return [about | {"gate": gate} for gate in ALL]
     found = gates.Outputs(
