@@ -14,11 +14,12 @@ import torch
 import typer
 from torch.utils._pytree import tree_map_only
 
-from npu_parity import checkpoints, cli, config, evidence
-from npu_parity.bounds import exact_and_bound
-from npu_parity.bounds.products import PRODUCTS
-from npu_parity.numerics import FORMATS, Numerics
-from npu_parity.recording import Call, record
+from npu_parity import cli, config, evidence
+from npu_parity.numerics.formats import FORMATS, Numerics
+from npu_parity.sources import checkpoints
+from npu_parity.verdict.bounds import exact_and_bound
+from npu_parity.verdict.bounds.products import PRODUCTS
+from npu_parity.verdict.recording import Call, record
 
 ROOT = Path(__file__).resolve().parents[1]
 BF16 = Numerics(conv="bf16", matmul="bf16")

@@ -14,9 +14,11 @@ from typing import Annotated
 import torch
 import typer
 
-from npu_parity import architectures, cli, config, inputs
-from npu_parity.emulation import Emulation
-from npu_parity.numerics import PRESETS
+from npu_parity import cli, config
+from npu_parity.numerics.emulation import Emulation
+from npu_parity.numerics.formats import PRESETS
+from npu_parity.sources import architectures
+from npu_parity.sources.preprocessing import Preprocessing
 
 CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
 REDUCED = {name: numerics for name, numerics in PRESETS.items() if not numerics.is_exact}
@@ -40,7 +42,7 @@ def main(
     for system, about in config.load(CONFIG)["models"].items():
         torch.manual_seed(0)
         model = architectures.build(about["architecture"], about["arguments"]).eval()
-        shape = inputs.Preprocessing(about["architecture"], about["preprocessing"]).shape
+        shape = Preprocessing(about["architecture"], about["preprocessing"]).shape
         x = torch.rand(batch, *shape)
         for name, numerics in REDUCED.items():
             ratios, emulated = [], Emulation(numerics)

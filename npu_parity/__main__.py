@@ -35,11 +35,12 @@ def probe(
 ) -> None:
     """Print how many mantissa bits of float32 operands a device keeps, and how it rounds."""
     from npu_parity import config as configuration
-    from npu_parity import devices, probing
+    from npu_parity.backends.machine import cpus
+    from npu_parity.numerics import probing
 
     chosen = configuration.device(configuration.load(config), device, config)
-    devices.use_threads(devices.cpus(), chosen)
-    with devices.configured(chosen) as target:
+    chosen.use_threads(cpus())
+    with chosen.configured() as target:
         found = probing.probe(device=target)
     for kind, result in found.items():
         rounding = f", rounding {result['rounding']}" if result["rounding"] else ""

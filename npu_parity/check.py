@@ -14,24 +14,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from npu_parity import metrics, outputs, verdict
-from npu_parity.devices import Device, configured
-from npu_parity.divergence import Step, divergence, first_beyond
-from npu_parity.emulation import emulate
+from npu_parity.backends import outputs
+from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError
-from npu_parity.numerics import FORMATS, PRESETS, Numerics, candidate, coarser, shortfall
-from npu_parity.operators import OperatorResult, check_operators, execute, without_bound
-from npu_parity.probing import probe
-from npu_parity.program import differences
-from npu_parity.recording import Call, record
-from npu_parity.verdict import Answer, Verdict
+from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.formats import FORMATS, PRESETS, Numerics, candidate, expect
+from npu_parity.numerics.probing import probe
+from npu_parity.verdict import metrics
+from npu_parity.verdict.answers import Answer, Verdict
+from npu_parity.verdict.divergence import Step, divergence, first_beyond
+from npu_parity.verdict.judge import Case, Judgement, judge
+from npu_parity.verdict.kernels import check_operators, execute
+from npu_parity.verdict.operators import OperatorResult
+from npu_parity.verdict.program import differences
+from npu_parity.verdict.questions import ENVELOPE, Runs, distances
+from npu_parity.verdict.recording import Call, record
 
 Context = Callable[[], contextlib.AbstractContextManager]
-
-# What each backend does to float32 operands as it is set up by default.
-DEFAULTS = {"cpu": "ieee", "npu": "ascend910b", "cuda": "nvidia_ampere"}
 
 
 @dataclass(frozen=True)
@@ -39,24 +41,37 @@ class Report:
     """What `check_port` found; ``str()`` is for people.
 
     Attributes:
-        verdict: PASS or FAIL, and the four answers.
+        judgement: the verdict, the metrics and what follows from them.
         outputs: of the port, float32 (inputs, columns).
-        metrics: of the port's outputs, as `metrics.compare` returns them; empty where their shape
-            is another.
-        operators: question 2, one result for each operator of the reference.
-        explained: share of the measured difference that the predicted rounding accounts for; None
-            where no rounding is predicted.
-        numerics_found: the format whose prediction lies nearest to the measured outputs.
+        operators: question 2, one result for each operator of the reference; None where it was
+            not asked.
         follow: computes `steps`.
     """
 
-    verdict: Verdict
-    outputs: np.ndarray
-    metrics: dict[str, Any]
-    operators: list[OperatorResult]
-    explained: float | None
-    numerics_found: str | None
+    judgement: Judgement
+    outputs: NDArray[Any]
+    operators: list[OperatorResult] | None
     follow: Callable[[], list[Step]] = field(repr=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """PASS or FAIL, and the four answers."""
+        return self.judgement.verdict
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Of the port's outputs, as `metrics.compare` returns them."""
+        return self.judgement.metrics
+
+    @property
+    def explained(self) -> float | None:
+        """Share of the difference that the predicted rounding accounts for."""
+        return self.judgement.explained
+
+    @property
+    def numerics_found(self) -> str | None:
+        """The format whose prediction lies nearest to the measured outputs."""
+        return self.judgement.numerics_found
 
     @property
     def questions(self) -> tuple[Answer, ...]:
@@ -76,19 +91,20 @@ class Report:
     @cached_property
     def first(self) -> Step | None:
         """Of a port that fails: the first operator beyond its bound or its predicted envelope."""
-        return None if self.passed else first_beyond(self.steps, verdict.ENVELOPE)
+        return None if self.passed else first_beyond(self.steps, ENVELOPE)
 
     def __str__(self) -> str:
         """Return the verdict, the four answers and the figures behind them."""
-        worst = max((r.largest_error for r in self.operators if r.passed is not None), default=0.0)
-        lines = [str(self.verdict), *(f"  {answer}" for answer in self.verdict.answers)]
+        lines = [str(self.verdict), *(f"  {answer}" for answer in self.questions)]
         if self.first:
             where = f"operator {self.first.index} {self.first.operator}"
             lines.append(f"  goes wrong first at {where}, {self.first.module or 'the top level'}")
         for key in ("max_abs_error", "relative_l2_error_max", "one_minus_cosine_max"):
             value = self.metrics.get(key)
             lines.append(f"  {key}: {'not finite' if value is None else f'{value:.3g}'}")
-        lines.append(f"  largest operator error: {worst:.3g} of its bound")
+        if self.operators is not None:
+            compared = [r.largest_error for r in self.operators if r.passed is not None]
+            lines.append(f"  largest operator error: {max(compared, default=0):.3g} of its bound")
         if self.explained is not None:
             lines.append(f"  explained by the predicted rounding: {100 * self.explained:.1f} %")
         if self.numerics_found:
@@ -131,15 +147,16 @@ class Original:
         # A copy: a port may share modules with it, and is moved to the device.
         self.reference, self.inputs = copy.deepcopy(reference).to("cpu"), _array(inputs)
         self.device = _device(device, numerics)
-        self.promised = Numerics.from_dict(self.device.numerics)
+        self.promised = self.device.numerics
+        self.asked = self.device.implementation.questions
         self.task, self.heads, self.pretrained = task, heads, pretrained
         self.names = list(names or map(str, range(len(self.inputs))))
         self.kernels = kernels
 
     @cached_property
-    def runs(self) -> verdict.Runs:
+    def runs(self) -> Runs:
         """The reference's own, exact and predicted outputs; nothing measured yet."""
-        return verdict.Runs(
+        return Runs(
             reference=outputs.measure(self.reference, self.inputs, Device("cpu")),
             exact=outputs.exact(self.reference, self.inputs, self.device),
             predicted=outputs.predict(self.reference, self.inputs, self.device),
@@ -154,7 +171,7 @@ class Original:
         return {
             name: known[candidate]
             if candidate in known
-            else outputs.predict(self.reference, self.inputs, Device("cpu", candidate.to_dict()))
+            else outputs.predict(self.reference, self.inputs, Device("cpu", candidate))
             for name, candidate in candidates.items()
         }
 
@@ -164,12 +181,23 @@ class Original:
         return record(self.reference, _tensor(self.inputs[:1]))
 
     @cached_property
-    def operators(self) -> list[OperatorResult]:
-        """Question 2 on the device, or on what stands in for it."""
+    def operators(self) -> list[OperatorResult] | None:
+        """Question 2 on the device, or on what stands in for it; None where it is not asked."""
         return self._operators(self.kernels or contextlib.nullcontext)
 
-    def differences(self, ported: nn.Module, ported_inputs: np.ndarray | None = None) -> list[str]:
-        """Return what speaks against the same program, the first first; question 1."""
+    def probe(self, target: torch.device) -> dict[str, dict[str, int | str | None]] | None:
+        """Return what a probe of the device finds; None where question 2 is not asked."""
+        return probe(device=target) if 2 in self.asked else None
+
+    def differences(
+        self, ported: nn.Module, ported_inputs: NDArray[Any] | None = None
+    ) -> list[str] | None:
+        """Return what speaks against the same program, the most telling first; question 1.
+
+        None where the backend cannot be asked.
+        """
+        if 1 not in self.asked:
+            return None
         theirs = self.inputs if ported_inputs is None else ported_inputs
         findings = _inputs_differ(self.inputs, theirs)
         return findings + differences(self.reference, ported, _tensor(self.inputs[:1]))
@@ -200,7 +228,7 @@ class Original:
         if ported is not None:
             theirs = self.inputs if ported_inputs is None else ported_inputs
             one = _tensor(theirs[number : number + 1])
-            with configured(self._target(within)) as target, within():
+            with self._target(within).configured() as target, within():
                 measured = record(ported.to(target), one.to(target))
         return divergence(calls, exact, predicted, measured, alone)
 
@@ -214,40 +242,37 @@ class Original:
         """Ask the four questions of a port; arguments as of `check_port`."""
         within = kernels or self.kernels or contextlib.nullcontext
         theirs = self.inputs if ported_inputs is None else _array(ported_inputs)
-        findings = self.differences(ported, theirs)
+        differences = self.differences(ported, theirs)
         operators = self._operators(within) if kernels else self.operators
-        with configured(self._target(within)) as target, within():
+        with self._target(within).configured() as target, within():
             measured = outputs.forward(ported.to(target), theirs, target, batch)
-            lacking = shortfall(probe(device=target), self.promised)
-        runs = replace(self.runs, measured=measured)
-        alone = {result.index: result.largest_error for result in operators}
-        compared, explained, found, number = {}, None, None, 0
-        if measured.shape == runs.reference.shape:
-            compared = metrics.compare(runs.reference, measured, self.task, self.heads)
-            if not self.promised.is_exact:
-                explained = metrics.explained(measured, runs.predicted, runs.reference)
-            found = verdict.nearest_numerics(measured, self.predictions)
-            number = metrics.worst_input(compared)
+            probed = self.probe(target)
+        same_shape = measured.shape == self.runs.reference.shape
+        judgement = judge(
+            Case(
+                replace(self.runs, measured=measured),
+                self.promised,
+                self.names,
+                self.task,
+                self.pretrained,
+                differences,
+                operators,
+                probed,
+                distances(measured, self.predictions) if same_shape else {},
+            )
+        )
+        number = metrics.worst_input(judgement.metrics) if same_shape else 0
+        alone = {result.index: result.largest_error for result in operators or ()}
         return Report(
-            verdict=Verdict(
-                (
-                    Answer(1, not findings, tuple(findings)),
-                    verdict.same_kernels(operators, lacking),
-                    verdict.same_answer(runs, self.names, coarser(found, self.promised)),
-                    verdict.enough_evidence(
-                        runs, self.task, self.pretrained, without_bound(operators)
-                    ),
-                )
-            ),
-            outputs=measured,
-            metrics=compared,
-            operators=operators,
-            explained=explained,
-            numerics_found=found,
+            judgement,
+            measured,
+            operators,
             follow=lambda: self.follow(ported, number, theirs, alone, within),
         )
 
-    def _operators(self, within: Context) -> list[OperatorResult]:
+    def _operators(self, within: Context) -> list[OperatorResult] | None:
+        if 2 not in self.asked:
+            return None
         target, run = self._target(within), _running(within)
         return check_operators(self.calls, target, run, numerics=self.promised)
 
@@ -297,14 +322,13 @@ def _device(device: str | Device, numerics: str | Mapping[str, str] | Numerics |
     if isinstance(device, Device):
         return device
     if numerics is None:
-        numerics = DEFAULTS.get(device, "ieee")
+        return Device(device, Device(device).implementation.numerics())
     if isinstance(numerics, str):
-        if numerics not in PRESETS:
-            raise ParityError(f"numerics {numerics!r}: expected one of {', '.join(PRESETS)}")
-        numerics = PRESETS[numerics]
-    if isinstance(numerics, Numerics):
-        numerics = numerics.to_dict()
-    return Device(device, dict(numerics))
+        expect("numerics", numerics, tuple(PRESETS))
+        return Device(device, PRESETS[numerics])
+    if not isinstance(numerics, Numerics):
+        numerics = Numerics.from_dict(numerics)
+    return Device(device, numerics)
 
 
 def _inputs_differ(own: np.ndarray, theirs: np.ndarray) -> list[str]:

@@ -4,11 +4,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from npu_parity.backends.device import Device as _Device
 from npu_parity.errors import ParityError, first_line
+from npu_parity.evidence.code import digest
+from npu_parity.numerics.formats import Numerics
 
 
 def run(main: Callable[..., None] | typer.Typer) -> None:
@@ -24,7 +27,7 @@ def run(main: Callable[..., None] | typer.Typer) -> None:
     except RuntimeError as error:
         if "backend extension: torch_npu" not in str(error):
             raise
-        reason = first_line(error.__cause__)
+        reason = first_line(error.__cause__) if error.__cause__ else "no reason given"
         print(
             f"error: torch cannot load torch_npu ({reason}); source CANN's set_env.sh, or set "
             "TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU",
@@ -33,7 +36,7 @@ def run(main: Callable[..., None] | typer.Typer) -> None:
         sys.exit(1)
 
 
-def mapping(text: str) -> dict:
+def mapping(text: str) -> dict[str, Any]:
     """Parse an option that is a JSON object, such as ``--arguments '{"num_classes": 0}'``."""
     try:
         value = json.loads(text)
@@ -44,10 +47,24 @@ def mapping(text: str) -> dict:
     return value
 
 
-# What the programs that run a network have in common.
-Weights = Annotated[Path, typer.Option(help="with weights.safetensors and its sidecar")]
-Inputs = Annotated[Path, typer.Option(help="inputs.npy, its sidecar beside it")]
-Backend = Annotated[str, typer.Option(help="cpu, npu, cuda, xpu or mps")]
-Numerics = Annotated[dict, typer.Option(parser=mapping, help="format by kind of operator")]
+def device(text: str) -> _Device:
+    """Parse a device: ``cpu``, or ``'{"backend": "npu", "numerics": {"conv": "hf32"}}'``."""
+    settings = mapping(text) if text.startswith("{") else {"backend": text}
+    found = _Device(settings.get("backend", ""), Numerics.from_dict(settings.get("numerics", {})))
+    found.implementation  # noqa: B018  (an unknown backend is an error here)
+    return found
+
+
+def _code() -> str:
+    return digest(sys.argv[0])
+
+
+# What the programs of the rules have in common.
+Weights = Annotated[Path, typer.Option(help="folder with weights.safetensors and its sidecar")]
+Inputs = Annotated[Path, typer.Option(help="inputs.npy, with its sidecar beside it")]
+Device = Annotated[_Device, typer.Option(parser=device, help="a backend, or JSON with numerics")]
 Ported = Annotated[str, typer.Option(help="the port's own architecture, if it has one")]
-Threads = Annotated[int, typer.Option(help="of the CPU; at most the CPUs there are")]
+Threads = Annotated[int, typer.Option(help="of the CPU; at most one for each CPU")]
+Code = Annotated[
+    str, typer.Option(default_factory=_code, help="hash of this program's code, for the sidecar")
+]

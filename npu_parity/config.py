@@ -1,29 +1,41 @@
-"""The configuration: read, held against its schema, and told in one line what is wrong."""
+"""The configuration: read, checked against its schema, and every mistake told in one line."""
 
 import copy
 import difflib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
-from npu_parity import devices, inputs
-from npu_parity.architectures import own_file
+from npu_parity import evidence
+from npu_parity.backends.device import BACKENDS, Device
 from npu_parity.errors import ParityError
-from npu_parity.evidence import ROOT
+from npu_parity.evidence.files import PACKAGE
+from npu_parity.numerics.formats import Numerics
+from npu_parity.sources import images, labels, weights
+from npu_parity.sources.architectures import own_file
+from npu_parity.verdict import published
 
-SCHEMA = ROOT / "config.schema.yaml"
+Config = dict[str, Any]
 
 NETWORKS = ("architecture", "ported")  # keys that may name a file of the user's
 
+# What only code can judge: the ``format`` of a string in the schema.
+FORMATS: dict[str, Callable[[str], Any]] = {
+    "backend": BACKENDS.require,
+    "weights source": weights.parse,
+    "input source": images.parse,
+}
 
-def load(path: str | Path = "config.yaml") -> dict[str, Any]:
+
+def load(path: str | Path = "config.yaml") -> Config:
     """Return a configuration file with the schema's defaults filled in.
 
     Raises:
         ParityError: the file is missing, no YAML, or not as the schema and `check` want it.
-
     """
     try:
         config = yaml.safe_load(Path(path).read_bytes())
@@ -31,15 +43,46 @@ def load(path: str | Path = "config.yaml") -> dict[str, Any]:
         raise ParityError(f"{path} is missing: run where config.yaml lies") from None
     except yaml.YAMLError as error:
         raise ParityError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    error = jsonschema.exceptions.best_match(
-        jsonschema.Draft202012Validator(schema).iter_errors(config)
-    )
+    complete(config, path)
+    return config
+
+
+def complete(config: Config, path: str | Path) -> None:
+    """Check a configuration and set, in place, the defaults of what it leaves out.
+
+    Raises:
+        ParityError: it is not as the schema and `check` want it; `path` is for the message.
+    """
+    error = jsonschema.exceptions.best_match(_validator().iter_errors(config))
     if error:
         raise ParityError(f"{path}: {explain(error)}")
-    fill(config, schema)
+    fill(config, schema())
     check(config, path)
-    return config
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Return the schema of the configuration (``config.schema.yaml``)."""
+    text = (PACKAGE / "config.schema.yaml").read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+@cache
+def _validator() -> jsonschema.Draft202012Validator:
+    checker = jsonschema.FormatChecker(formats=())
+    for name, parse in FORMATS.items():
+        checker.checks(name, raises=ParityError)(_accepts(parse))
+    return jsonschema.Draft202012Validator(schema(), format_checker=checker)
+
+
+def _accepts(parse: Callable[[str], Any]) -> Callable[[object], bool]:
+    def accepts(value: object) -> bool:
+        if isinstance(value, str):
+            parse(value)
+        return True
+
+    return accepts
 
 
 def fill(value: Any, schema: dict[str, Any]) -> None:
@@ -69,11 +112,13 @@ def explain(error: jsonschema.ValidationError) -> str:
     if error.validator == "required":
         key = next(k for k in error.validator_value if k not in error.instance)
         return f"{where}: the key {key!r} is missing"
+    if error.validator == "format":
+        return f"{where}: {error.cause}"
     expected = error.schema.get("description", error.message)
     return f"{where}: found {error.instance!r}, expected {expected}"
 
 
-def check(config: dict[str, Any], path: str | Path) -> None:
+def check(config: Config, path: str | Path) -> None:
     """Raise ParityError for what a schema cannot express: names and files that must exist."""
     if config["reference"] not in config["devices"]:
         raise ParityError(
@@ -85,22 +130,24 @@ def check(config: dict[str, Any], path: str | Path) -> None:
         raise ParityError(
             f"{path}: devices.{config['reference']}.numerics: the reference computes in fp32"
         )
-    published = published_figures()
+    reports = published.figures()
     for name, system in config["models"].items():
-        if system.get("published", next(iter(published))) not in published:
+        if system.get("published", next(iter(reports))) not in reports:
             raise ParityError(
                 f"{path}: models.{name}.published: found {system['published']!r}, "
-                f"expected one of {', '.join(published)}"
+                f"expected one of {', '.join(reports)}"
             )
-        if "labels" in system:
-            find(system["labels"], f"{path}: models.{name}.labels")
+        if "labels" in system and evidence.find(system["labels"]) is None:
+            raise ParityError(
+                f"{path}: models.{name}.labels: there is no file {system['labels']!r}"
+            )
         if system["task"] == "features" and system["compared"] == "probabilities":
             raise ParityError(f"{path}: models.{name}: task features has no probabilities")
         if system["task"] == "digits" and not system["heads"]:
             raise ParityError(f"{path}: models.{name}: task digits needs heads")
 
 
-def check_files(config: dict[str, Any], path: str | Path) -> None:
+def check_files(config: Config, path: str | Path) -> None:
     """Raise ParityError for a file of the user's that is missing.
 
     Snakemake would not: it takes what was made earlier, from another file, for good.
@@ -109,7 +156,7 @@ def check_files(config: dict[str, Any], path: str | Path) -> None:
         for key, files in (
             *((key, _own_files(system, key)) for key in NETWORKS),
             ("weights", weight_files(system)),
-            ("inputs", inputs.files(system["inputs"])),
+            ("inputs", images.files(system["inputs"])),
         ):
             for file in files:
                 if not Path(file).is_file():
@@ -128,20 +175,13 @@ def _own_files(system: dict[str, Any], key: str) -> list[str]:
 
 def weight_files(system: dict[str, Any]) -> list[str]:
     """Return the user's own files that weights are made from."""
-    paths = [s.removeprefix("path:") for s in system["weights"] if s.startswith("path:")]
-    return [path.partition("#")[0] for path in paths] + _own_files(system, "architecture")
-
-
-def labels(system: dict[str, Any]) -> list[str]:
-    """Return the names of a system's classes, in order; none where it names no file."""
-    if not system.get("labels"):
-        return []
-    return find(system["labels"], "labels").read_text(encoding="utf-8").splitlines()
+    files = [file for source in system["weights"] for file in weights.parse(source).user_files()]
+    return files + _own_files(system, "architecture")
 
 
 def label_files(system: dict[str, Any]) -> list[str]:
     """Return the file of class names, if there is one."""
-    return [str(find(system["labels"], "labels"))] if "labels" in system else []
+    return [str(labels.find(system["labels"]))] if "labels" in system else []
 
 
 def shown(system: dict[str, Any]) -> dict[str, Any]:
@@ -150,38 +190,24 @@ def shown(system: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in system.items() if key in keys}
 
 
-def find(file: str, wanted_by: str) -> Path:
-    """Return a file that is named relative to the working directory, or to this project."""
-    for path in (Path(file), ROOT / file):
-        if path.is_file():
-            return path
-    raise ParityError(f"{wanted_by}: there is no file {file!r}")
-
-
-def published_figures() -> dict[str, Any]:
-    """Return what the reports of real NPUs printed, by document name (data/published.yaml)."""
-    return yaml.safe_load((ROOT / "data" / "published.yaml").read_text(encoding="utf-8"))
-
-
-def device(config: dict[str, Any], name: str, path: str | Path) -> devices.Device:
+def device(config: Config, name: str, path: str | Path) -> Device:
     """Return a device of the configuration; ParityError where it has none of that name."""
-    chosen = _named(config, "devices", name, path)
-    return devices.Device(chosen["backend"], chosen["numerics"])
+    return _device(_named(config, "devices", name, path))
 
 
-def system(config: dict[str, Any], name: str, path: str | Path) -> dict[str, Any]:
+def system(config: Config, name: str, path: str | Path) -> dict[str, Any]:
     """Return the settings of a system; ParityError where there is none of that name."""
     return _named(config, "models", name, path)
 
 
-def _named(config: dict[str, Any], section: str, name: str, path: str | Path) -> dict[str, Any]:
+def _named(config: Config, section: str, name: str, path: str | Path) -> dict[str, Any]:
     if name not in config[section]:
         kind = {"devices": "device", "models": "system"}[section]
         raise ParityError(f"{path}: no {kind} {name!r}, expected {', '.join(config[section])}")
     return config[section][name]
 
 
-def runs(config: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, str]]:
+def runs(config: Config) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Return the runs (device, measured or predicted) of every system, and devices left out.
 
     The reference comes first. A device left out has a reason: it is to be measured where it is
@@ -191,7 +217,7 @@ def runs(config: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, str]]
     for name, settings in config["devices"].items():
         if name == config["reference"]:
             continue
-        reason = devices.missing(devices.Device(settings["backend"], settings["numerics"]))
+        reason = _device(settings).missing()
         if settings["measure"] == "auto" and reason:
             left_out[name] = reason
             continue
@@ -199,3 +225,7 @@ def runs(config: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, str]]
         if settings["measure"] != "never":
             planned.append((name, "measured"))
     return planned, left_out
+
+
+def _device(settings: dict[str, Any]) -> Device:
+    return Device(settings["backend"], Numerics.from_dict(settings["numerics"]))

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from npu_parity import checkpoints, config, metrics
-from npu_parity.devices import Device
+from npu_parity import config
+from npu_parity.backends.device import Device
+from npu_parity.backends.outputs import measure
 from npu_parity.errors import ParityError
-from npu_parity.inputs import Preprocessing, read_image
-from npu_parity.outputs import measure
+from npu_parity.sources import checkpoints, labels
+from npu_parity.sources.images import read_image
+from npu_parity.sources.preprocessing import Preprocessing
+from npu_parity.verdict import metrics
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class LoadedSystem:
         self.settings, self.device = settings, device
         self.model = checkpoints.load(folder)
         self.preprocessing = Preprocessing(settings["architecture"], settings["preprocessing"])
-        self.labels = config.labels(settings)
+        self.labels = labels.read(settings["labels"]) if "labels" in settings else []
 
     def predict(self, images: list[str | Path]) -> list[Prediction]:
         """Return what the system says of each image file.

@@ -1,7 +1,7 @@
-"""Shared by the other files: the configuration, the runs it asks for, and hashes of the code.
+"""Shared by the other files: the configuration, the runs it asks for, and what rules have in common.
 
-A job runs again when its parameters, inputs or code change by content. Programs that `shell:`
-calls are no trigger of Snakemake's own, hence `code=code("...")` among the parameters.
+A job runs again when its parameters, inputs or code change by content. Snakemake does not follow
+the programs that `shell:` calls. Hence the hash of a program's code is one of its parameters.
 """
 
 import json
@@ -9,14 +9,13 @@ import os
 import sys
 from functools import cache
 
-from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
-
 from npu_parity import config as configuration
-from npu_parity import evidence, inputs as input_sources
+from npu_parity.backends.device import BACKENDS
 from npu_parity.errors import ParityError
+from npu_parity.evidence.code import digest
+from npu_parity.sources import images
 
-# `python` in a rule is the one that runs Snakemake, and imports the package beside this file.
+# `python` in a rule is the one that runs Snakemake, and imports the package beside the Snakefile.
 os.environ |= {
     "PATH": os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]),
     "PYTHONPATH": os.pathsep.join(
@@ -25,11 +24,8 @@ os.environ |= {
 }
 
 try:
-    validate(config, "../config.schema.yaml")
-    configuration.check(config, "config.yaml")
+    configuration.complete(config, "config.yaml")
     configuration.check_files(config, "config.yaml")
-except WorkflowError as error:
-    sys.exit(f"error: config.yaml: {configuration.explain(error.__context__)}")
 except ParityError as error:
     sys.exit(f"error: {error}")
 
@@ -52,29 +48,60 @@ def script(name: str) -> str:
 
 
 @cache
-def code(name: str) -> str:
-    """Return a hash of all that scripts/NAME.py computes with."""
-    return evidence.code_digest(script(name))
+def digest_of(name: str, *backends: str) -> str:
+    """Return the hash of all that scripts/NAME.py computes with, on these backends."""
+    return digest(script(name), {BACKENDS.entries[backend] for backend in backends})
 
 
-def setting(wildcard: str, key: str):
-    """Return a function of the wildcards: a system's or device's setting, mappings as JSON."""
-    section = config[{"system": "models", "device": "devices"}[wildcard]]
+def code(name: str):
+    """Return a function of the wildcards: the hash of scripts/NAME.py and all that it uses."""
 
     def value(wildcards):
-        found = section[wildcards[wildcard]].get(key, {})
+        device = wildcards.get("device")
+        named = ["cpu", config["devices"][device]["backend"]] if device else []
+        return digest_of(name, *sorted(set(named)))
+
+    return value
+
+
+def setting(key: str):
+    """Return a function of the wildcards: a setting of the system, a mapping as JSON."""
+
+    def value(wildcards):
+        found = config["models"][wildcards.system].get(key, {})
         return json.dumps(found) if isinstance(found, dict) else found
 
     return value
 
 
 def of_system(find):
-    """Return a function of the wildcards: what `find` finds in the system's settings."""
+    """Return a function of the wildcards: what `find` finds in the settings of the system."""
     return lambda wildcards: find(config["models"][wildcards.system])
+
+
+def network(wildcards) -> dict:
+    """Return what a program that runs the network reads: weights, inputs, the user's own files."""
+    folder = f"results/{wildcards.system}"
+    return {
+        "weights": f"{folder}/weights.safetensors",
+        "provenance": f"{folder}/weights.json",
+        "inputs": f"{folder}/inputs.npy",
+        "names": f"{folder}/inputs.json",
+        "own": configuration.network_files(config["models"][wildcards.system]),
+    }
+
+
+def on_device(wildcards) -> list[str]:
+    """Return the options of such a program: weights, inputs and the device."""
+    folder, device = f"results/{wildcards.system}", config["devices"][wildcards.device]
+    target = {key: device[key] for key in ("backend", "numerics")}
+    options = {"weights-folder": folder, "inputs": f"{folder}/inputs.npy"}
+    options["device"] = json.dumps(target)
+    return [f"--{name}={value}" for name, value in options.items()]
 
 
 def ported(wildcards) -> list[str]:
     """Return the option that names a port's own architecture, for measured runs of devices."""
     system, run = config["models"][wildcards.system], wildcards.get("run", "measured")
     own = run == "measured" and wildcards.device != config["reference"]
-    return ["--ported", system["ported"]] if own and "ported" in system else []
+    return [f"--ported={system['ported']}"] if own and "ported" in system else []

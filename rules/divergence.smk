@@ -6,11 +6,7 @@ in: weights, inputs, metrics.json, operators.csv   out: divergence.csv, divergen
 
 rule divergence:
     input:
-        of_system(configuration.network_files),
-        weights="results/{system}/weights.safetensors",
-        provenance="results/{system}/weights.json",
-        inputs="results/{system}/inputs.npy",
-        names="results/{system}/inputs.json",
+        unpack(network),
         metrics="results/{system}/{device}/{run}/metrics.json",
         operators=branch(
             lambda wildcards: wildcards.run == "measured",
@@ -23,19 +19,15 @@ rule divergence:
     conda:
         "../envs/cpu.yaml"
     params:
-        folder=subpath(input.weights, parent=True),
         operators=lambda wildcards, input: [f"--operators={input.operators}"]
         * bool(input.operators),
-        backend=setting("device", "backend"),
-        numerics=setting("device", "numerics"),
+        device=on_device,
         ported=ported,
         script=script("divergence"),
         code=code("divergence"),
     shell:
-        "python {params.script:q} --weights-folder {params.folder:q} --inputs {input.inputs:q} "
-        "--metrics {input.metrics:q} {params.operators:q} --backend {params.backend} "
-        "--numerics {params.numerics:q} {params.ported:q} --threads {threads} "
-        "--output {output:q} 2> {log:q}"
+        "python {params.script:q} {params.device:q} {params.ported:q} --metrics {input.metrics:q} "
+        "{params.operators:q} --threads {threads} --output {output:q} 2> {log:q}"
 
 
 rule figure:

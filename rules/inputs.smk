@@ -6,7 +6,7 @@ in: nothing, or the user's images   out: inputs.npy (inputs, 3, H, W) and its si
 
 rule inputs:
     input:
-        of_system(lambda system: input_sources.files(system["inputs"])),
+        of_system(lambda system: images.files(system["inputs"])),
     output:
         array="results/{system}/inputs.npy",
         sidecar="results/{system}/inputs.json",
@@ -15,11 +15,11 @@ rule inputs:
     conda:
         "../envs/cpu.yaml"
     params:
-        sources=setting("system", "inputs"),
-        architecture=setting("system", "architecture"),
-        preprocessing=setting("system", "preprocessing"),
+        sources=setting("inputs"),
+        architecture=setting("architecture"),
+        preprocessing=setting("preprocessing"),
         script=script("inputs"),
         code=code("inputs"),
     shell:
         "python {params.script:q} {params.sources:q} --architecture {params.architecture:q} "
-        "--preprocessing {params.preprocessing:q} --output {output.array:q} 2> {log:q}"
+        "--preprocessing {params.preprocessing:q} --code {params.code} --output {output.array:q} 2> {log:q}"

@@ -6,11 +6,7 @@ in: weights, inputs   out: latency.json with every sample
 
 rule latency:
     input:
-        of_system(configuration.network_files),
-        weights="results/{system}/weights.safetensors",
-        provenance="results/{system}/weights.json",
-        inputs="results/{system}/inputs.npy",
-        names="results/{system}/inputs.json",
+        unpack(network),
     output:
         "results/{system}/{device}/measured/latency.json",
     log:
@@ -19,9 +15,7 @@ rule latency:
         "../envs/cpu.yaml"
     threads: workflow.cores
     params:
-        folder=subpath(input.weights, parent=True),
-        backend=setting("device", "backend"),
-        numerics=setting("device", "numerics"),
+        device=on_device,
         ported=ported,
         batch_sizes=config["latency"]["batch_sizes"],
         warmup=config["latency"]["warmup"],
@@ -30,7 +24,6 @@ rule latency:
         script=script("latency"),
         code=code("latency"),
     shell:
-        "python {params.script:q} {params.batch_sizes} --weights-folder {params.folder:q} "
-        "--inputs {input.inputs:q} --backend {params.backend} --numerics {params.numerics:q} "
-        "{params.ported:q} --warmup {params.warmup} --samples {params.samples} "
-        "--batch-samples {params.batch_samples} --threads {threads} --output {output:q} 2> {log:q}"
+        "python {params.script:q} {params.batch_sizes} {params.device:q} {params.ported:q} "
+        "--warmup {params.warmup} --samples {params.samples} --batch-samples {params.batch_samples} "
+        "--threads {threads} --code {params.code} --output {output:q} 2> {log:q}"

@@ -6,11 +6,7 @@ in: weights, inputs, measured outputs   out: program.json, operators.csv, numeri
 
 rule operators:
     input:
-        of_system(configuration.network_files),
-        weights="results/{system}/weights.safetensors",
-        provenance="results/{system}/weights.json",
-        inputs="results/{system}/inputs.npy",
-        names="results/{system}/inputs.json",
+        unpack(network),
     output:
         program="results/{system}/{device}/measured/program.json",
         operators="results/{system}/{device}/measured/operators.csv",
@@ -19,26 +15,19 @@ rule operators:
     conda:
         "../envs/cpu.yaml"
     params:
-        folder=subpath(input.weights, parent=True),
         output=subpath(output.program, parent=True),
-        backend=setting("device", "backend"),
-        numerics=setting("device", "numerics"),
+        device=on_device,
         ported=ported,
         script=script("operators"),
         code=code("operators"),
     shell:
-        "python {params.script:q} --weights-folder {params.folder:q} --inputs {input.inputs:q} "
-        "--backend {params.backend} --numerics {params.numerics:q} {params.ported:q} "
-        "--threads {threads} --output {params.output:q} 2> {log:q}"
+        "python {params.script:q} {params.device:q} {params.ported:q} --threads {threads} "
+        "--code {params.code} --output {params.output:q} 2> {log:q}"
 
 
 rule numerics:
     input:
-        of_system(configuration.network_files),
-        weights="results/{system}/weights.safetensors",
-        provenance="results/{system}/weights.json",
-        inputs="results/{system}/inputs.npy",
-        names="results/{system}/inputs.json",
+        unpack(network),
         outputs="results/{system}/{device}/measured/outputs.npy",
         run="results/{system}/{device}/measured/run.json",
     output:
@@ -48,12 +37,9 @@ rule numerics:
     conda:
         "../envs/cpu.yaml"
     params:
-        folder=subpath(input.weights, parent=True),
-        backend=setting("device", "backend"),
-        numerics=setting("device", "numerics"),
+        device=on_device,
         script=script("numerics"),
         code=code("numerics"),
     shell:
-        "python {params.script:q} --weights-folder {params.folder:q} --inputs {input.inputs:q} "
-        "--outputs {input.outputs:q} --backend {params.backend} --numerics {params.numerics:q} "
-        "--threads {threads} --output {output:q} 2> {log:q}"
+        "python {params.script:q} {params.device:q} --outputs {input.outputs:q} "
+        "--threads {threads} --code {params.code} --output {output:q} 2> {log:q}"

@@ -8,11 +8,7 @@ in: weights, inputs   out: outputs.npy (inputs, columns) and its sidecar run.jso
 
 rule outputs:
     input:
-        of_system(configuration.network_files),
-        weights="results/{system}/weights.safetensors",
-        provenance="results/{system}/weights.json",
-        inputs="results/{system}/inputs.npy",
-        names="results/{system}/inputs.json",
+        unpack(network),
     output:
         array="results/{system}/{device}/{run}/outputs.npy",
         sidecar="results/{system}/{device}/{run}/run.json",
@@ -21,14 +17,12 @@ rule outputs:
     conda:
         "../envs/cpu.yaml"
     params:
-        folder=subpath(input.weights, parent=True),
-        backend=setting("device", "backend"),
-        numerics=setting("device", "numerics"),
+        device=on_device,
         ported=ported,
-        batch=setting("system", "batch"),
+        batch=setting("batch"),
         script=script("outputs"),
         code=code("outputs"),
     shell:
-        "python {params.script:q} --weights-folder {params.folder:q} --inputs {input.inputs:q} "
-        "--run {wildcards.run} --backend {params.backend} --numerics {params.numerics:q} "
-        "{params.ported:q} --batch {params.batch} --threads {threads} --output {output.array:q} 2> {log:q}"
+        "python {params.script:q} {params.device:q} {params.ported:q} --run {wildcards.run} "
+        "--batch {params.batch} --threads {threads} --code {params.code} "
+        "--output {output.array:q} 2> {log:q}"

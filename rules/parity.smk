@@ -20,7 +20,7 @@ rule metrics:
             lambda wildcards: wildcards.run == "measured",
             then=expand(
                 "results/{{system}}/{{device}}/measured/{file}",
-                file=["outputs.npy", "program.json", "numerics.json", "run.json"],
+                file=["outputs.npy", "run.json", "program.json", "operators.csv", "numerics.json"],
             ),
         ),
     output:
@@ -31,20 +31,15 @@ rule metrics:
         "../envs/cpu.yaml"
     params:
         system=subpath(input[0], parent=True),
-        measured=lambda wildcards, input: (
-            [
-                f"--{o}={f}"
-                for o, f in zip(("measured", "program", "numerics"), input.measured)
-            ]
-        ),
-        task=setting("system", "task"),
-        heads=setting("system", "heads"),
+        reference=config["reference"],
+        task=setting("task"),
+        heads=setting("heads"),
         script=script("metrics"),
         code=code("metrics"),
     shell:
-        "python {params.script:q} --reference {input.reference:q} --exact {input.exact:q} "
-        "--predicted {input.predicted:q} {params.measured:q} --system {params.system:q} "
-        "--task {params.task} --heads {params.heads:q} --output {output:q} 2> {log:q}"
+        "python {params.script:q} {params.system:q} --reference {params.reference:q} "
+        "--device {wildcards.device:q} --run {wildcards.run} --task {params.task} "
+        "--heads {params.heads:q} --code {params.code} --output {output:q} 2> {log:q}"
 
 
 rule verify:

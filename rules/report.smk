@@ -27,7 +27,6 @@ rule table:
         system=lambda wildcards: json.dumps(
             configuration.shown(config["models"][wildcards.system])
         ),
-        published=evidence.sha256(f"{workflow.basedir}/data/published.yaml"),
         script=script("table"),
         code=code("table"),
     shell:
@@ -46,6 +45,7 @@ rule summary:
     output:
         "results/summary.json",
         "results/tables/summary.md",
+        "results/tables/overview.md",
     log:
         "logs/summary.log",
     conda:
@@ -57,9 +57,8 @@ rule summary:
             {s: configuration.shown(config["models"][s]) for s in SYSTEMS}
         ),
         left_out=json.dumps(LEFT_OUT),
-        published=evidence.sha256(f"{workflow.basedir}/data/published.yaml"),
         script=script("summary"),
         code=code("summary"),
     shell:
         "python {params.script:q} {params.runs} --folder {params.folder:q} "
-        "--systems {params.systems:q} --left-out {params.left_out:q} 2> {log:q}"
+        "--systems {params.systems:q} --left-out {params.left_out:q} --code {params.code} 2> {log:q}"

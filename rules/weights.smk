@@ -20,12 +20,12 @@ rule weights:
     conda:
         "../envs/cpu.yaml"
     params:
-        sources=setting("system", "weights"),
-        architecture=setting("system", "architecture"),
-        arguments=setting("system", "arguments"),
-        preprocessing=setting("system", "preprocessing"),
-        seeded=setting("system", "seeded"),
-        tensors=setting("system", "tensors"),
+        sources=setting("weights"),
+        architecture=setting("architecture"),
+        arguments=setting("arguments"),
+        preprocessing=setting("preprocessing"),
+        seeded=setting("seeded"),
+        tensors=setting("tensors"),
         calibrate=lambda wildcards: (
             "--calibrate"
             if config["models"][wildcards.system]["calibrate"]
@@ -38,4 +38,4 @@ rule weights:
         "python {params.script:q} {params.sources:q} --architecture {params.architecture:q} "
         "--arguments {params.arguments:q} --preprocessing {params.preprocessing:q} "
         "--seeded {params.seeded:q} --tensors {params.tensors} {params.calibrate} "
-        "--hubs {params.answers:q} --output {output.file:q} 2> {log:q}"
+        "--hubs {params.answers:q} --code {params.code} --output {output.file:q} 2> {log:q}"

@@ -7,8 +7,7 @@ import pandas as pd
 import typer
 
 from npu_parity import cli, evidence
-from npu_parity.devices import Device, use_threads
-from npu_parity.metrics import worst_input
+from npu_parity.verdict.metrics import worst_input
 
 
 def main(
@@ -19,17 +18,15 @@ def main(
     operators: Annotated[
         Path | None, typer.Option(help="operators.csv of the device", exists=True)
     ] = None,
-    backend: cli.Backend = "cpu",
-    numerics: cli.Numerics = "{}",
+    device: cli.Device = "cpu",
     ported: cli.Ported = "",
     threads: cli.Threads = 1,
 ) -> None:
     """Write how the error of the prediction, and of the device where it was measured, adds up."""
-    from npu_parity import checkpoints  # torch: `cli.run` tells why it cannot be imported
     from npu_parity.check import Original
+    from npu_parity.sources import checkpoints
 
-    device = Device(backend, numerics)
-    use_threads(threads, device)
+    device.use_threads(threads)
     found = evidence.read_json(metrics)
     original = Original(checkpoints.load(weights_folder), evidence.read_inputs(inputs), device)
     port = alone = None

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from npu_parity import cli, figures, results
+from npu_parity import cli
+from npu_parity.report import figures, results
 
 
 def main(

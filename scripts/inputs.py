@@ -7,20 +7,22 @@ import numpy as np
 import typer
 
 from npu_parity import cli, evidence
-from npu_parity.inputs import Preprocessing, collect
+from npu_parity.sources.images import collect
+from npu_parity.sources.preprocessing import Preprocessing
 
 
 def main(
     sources: Annotated[list[str], typer.Argument(help="e.g. skimage:chelsea, random:100, cat.jpg")],
     architecture: Annotated[str, typer.Option(help="whose preprocessing: timm:NAME has its own")],
     output: Annotated[Path, typer.Option(help="the .npy file; the sidecar lies beside it")],
+    code: cli.Code,
     preprocessing: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
 ) -> None:
     """Write the preprocessed SOURCES as one float32 array (inputs, 3, H, W)."""
     transform = Preprocessing(architecture, preprocessing)
     inputs = list(collect(sources, transform.shape))
     digest = evidence.write_array(output, np.stack([transform(i.data) for i in inputs]))
-    evidence.write_json(
+    evidence.write_sidecar(
         output.with_suffix(".json"),
         {
             "names": [i.name for i in inputs],
@@ -28,8 +30,8 @@ def main(
             "preprocessing": transform.settings,
             "shape": [len(inputs), *transform.shape],
             "sha256": digest,
-            "versions": evidence.versions(),
         },
+        code,
     )
 
 

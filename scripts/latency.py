@@ -5,16 +5,17 @@ from typing import Annotated
 
 import typer
 
-from npu_parity import cli, devices, evidence
+from npu_parity import cli, evidence
+from npu_parity.backends.machine import cpus
 
 
 def main(
     weights_folder: cli.Weights,
     inputs: cli.Inputs,
     output: Annotated[Path, typer.Option(help="latency.json")],
+    code: cli.Code,
     batch_sizes: Annotated[list[int], typer.Argument(help="e.g. 1 4 8 16")],
-    backend: cli.Backend = "cpu",
-    numerics: cli.Numerics = "{}",
+    device: cli.Device = "cpu",
     ported: cli.Ported = "",
     warmup: Annotated[int, typer.Option(help="passes not counted, each batch size")] = 3,
     samples: Annotated[int, typer.Option(help="counted passes of a batch of one")] = 100,
@@ -22,12 +23,11 @@ def main(
     threads: cli.Threads = 1,
 ) -> None:
     """Write timings in milliseconds and throughput in images a second, by batch size."""
-    from npu_parity import checkpoints  # torch: `cli.run` tells why it cannot be imported
-    from npu_parity.latency import time_forward
+    from npu_parity.backends.latency import time_forward
+    from npu_parity.sources import checkpoints
 
-    device = devices.Device(backend, numerics)
     array = evidence.read_inputs(inputs)
-    used = devices.use_threads(threads, device)
+    used = device.use_threads(threads)
     model = checkpoints.load(weights_folder, ported or None)
     timings = time_forward(
         model,
@@ -38,20 +38,21 @@ def main(
         samples,
         batch_samples,
     )
-    evidence.write_json(
+    evidence.write_sidecar(
         output,
         {
             "unit": "ms",
-            "backend": backend,
-            "numerics": numerics,
-            "executed_on": {"backend": backend, **devices.describe(backend)},
+            "backend": device.backend,
+            "numerics": device.numerics.to_dict(),
+            "executed_on": {"backend": device.backend, **device.implementation.describe()},
             "threads": used,
-            "cpus": devices.cpus(),
+            "cpus": cpus(),
+            "peak_memory_bytes": device.implementation.peak_memory(),
             "warmup": warmup,
             "batch_sizes": timings,
             "weights_sha256": evidence.sha256(weights_folder / "weights.safetensors"),
-            "versions": evidence.versions(),
         },
+        code,
     )
 
 

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from npu_parity import cli, evidence
-from npu_parity.devices import Device, configured, use_threads
 
 
 def main(
@@ -15,35 +13,25 @@ def main(
     inputs: cli.Inputs,
     outputs: Annotated[Path, typer.Option(help="outputs.npy that the device measured")],
     output: Annotated[Path, typer.Option(help="numerics.json")],
-    backend: cli.Backend = "cpu",
-    numerics: cli.Numerics = "{}",
+    code: cli.Code,
+    device: cli.Device = "cpu",
     threads: cli.Threads = 1,
 ) -> None:
-    """Write which format's prediction lies nearest to the outputs, and what a probe shows."""
-    from npu_parity import checkpoints, verdict  # torch: `cli.run` tells why it cannot be imported
+    """Write how far each format's prediction lies from the outputs, and what a probe shows."""
     from npu_parity.check import Original
-    from npu_parity.numerics import coarser
-    from npu_parity.probing import probe
+    from npu_parity.sources import checkpoints
+    from npu_parity.verdict.questions import distances, nearest
 
-    device = Device(backend, numerics)
-    use_threads(threads, device)
+    device.use_threads(threads)
     array = evidence.read_inputs(inputs)
     sidecar = evidence.read_json(outputs.with_name("run.json"))
-    measured = evidence.read_array(outputs, sidecar["sha256"]["outputs"]).astype(np.float64)
+    measured = evidence.read_array(outputs, sidecar["sha256"]["outputs"])
     original = Original(checkpoints.load(weights_folder), array, device)
-    with configured(device) as target:
-        probed = probe(device=target)
-    distances = {n: np.linalg.norm(measured - p) for n, p in original.predictions.items()}
-    found = verdict.nearest_numerics(measured, original.predictions)
-    evidence.write_json(
-        output,
-        {
-            "found": found,
-            "coarser": coarser(found, original.promised),
-            "distances": {n: float(d) if np.isfinite(d) else None for n, d in distances.items()},
-            "probe": probed,
-            "versions": evidence.versions(),
-        },
+    with device.configured() as target:
+        probed = original.probe(target)
+    found = distances(measured, original.predictions)
+    evidence.write_sidecar(
+        output, {"found": nearest(found), "distances": found, "probe": probed}, code
     )
 
 

@@ -5,40 +5,47 @@ from typing import Annotated, Literal
 
 import typer
 
-from npu_parity import cli, devices, evidence
+from npu_parity import cli, evidence
+from npu_parity.backends.device import Device
+
+SEED = 0  # of a network that draws random numbers: its outputs can be had again
 
 
 def main(
     weights_folder: cli.Weights,
     inputs: cli.Inputs,
     output: Annotated[Path, typer.Option(help="outputs.npy; run.json lies beside it")],
+    code: cli.Code,
     run: Annotated[
         Literal["measured", "predicted", "exact"], typer.Option(help="exact: in float64")
     ] = "measured",
-    backend: cli.Backend = "cpu",
-    numerics: cli.Numerics = "{}",
+    device: cli.Device = "cpu",
     ported: cli.Ported = "",
     batch: Annotated[int, typer.Option(help="inputs computed at a time")] = 1,
     threads: cli.Threads = 1,
 ) -> None:
     """Write the network's outputs as one float32 array (inputs, columns)."""
-    from npu_parity import checkpoints, outputs  # torch: `cli.run` tells why it cannot be imported
-    from npu_parity.numerics import Numerics
+    from npu_parity.backends import outputs
+    from npu_parity.sources import checkpoints
 
-    device = devices.Device(backend, numerics)
     array = evidence.read_inputs(inputs)
-    used = devices.use_threads(threads, device)
+    used = device.use_threads(threads)
+    device.implementation.seed(SEED)
     model = checkpoints.load(weights_folder, ported or None)
     result = outputs.RUNS[run](model, array, device, batch)
-    executed_on = backend if run == "measured" else "cpu"
+    place = device if run == "measured" else Device("cpu")
+    with place.configured():
+        switches = place.implementation.found_switches(place.numerics)
     digest = evidence.write_array(output, result)
-    evidence.write_json(
+    evidence.write_sidecar(
         output.with_name("run.json"),
         {
             "run": run,
-            "backend": backend,
-            "numerics": Numerics.from_dict(numerics).to_dict(),
-            "executed_on": {"backend": executed_on, **devices.describe(executed_on)},
+            "backend": device.backend,
+            "numerics": device.numerics.to_dict(),
+            "executed_on": {"backend": place.backend, **place.implementation.describe()},
+            "switches": switches,
+            "seed": SEED,
             "shape": list(result.shape),
             "batch": batch,
             "threads": used,
@@ -47,8 +54,8 @@ def main(
                 "inputs": evidence.sha256(inputs),
                 "outputs": digest,
             },
-            "versions": evidence.versions(),
         },
+        code,
     )
 
 

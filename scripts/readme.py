@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from npu_parity import cli, evidence, readme
+from npu_parity import cli, evidence
+from npu_parity.report import readme
 
 
 def main(

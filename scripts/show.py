@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from npu_parity import cli, evidence
-from npu_parity.summary import brief, failures
+from npu_parity.report.summary import brief, failures
 
 
 def main(summary: Annotated[Path, typer.Argument(help="results/summary.json")]) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from npu_parity import cli, evidence, results, tables
+from npu_parity import cli, evidence
+from npu_parity.report import results, tables
 
 
 def main(

@@ -25,8 +25,9 @@ be equal.
 
 def main(output: Annotated[Path, typer.Argument(help="the Markdown file")]) -> None:
     """Take the numbers and the reasons from the modules that decide by them."""
-    from npu_parity import metrics, tables, thresholds, verdict
-    from npu_parity.bounds import arithmetic, rules  # torch, see `cli.run`
+    from npu_parity.report import tables
+    from npu_parity.verdict import metrics, questions, thresholds
+    from npu_parity.verdict.bounds import arithmetic, rules
 
     rows = (
         {
@@ -36,7 +37,7 @@ def main(output: Annotated[Path, typer.Argument(help="the Markdown file")]) -> N
             "Decides": value.decides,
             "Why": value.reason,
         }
-        for name, value in thresholds.of(arithmetic, metrics, verdict).items()
+        for name, value in thresholds.of(arithmetic, metrics, questions).items()
     )
     held = (
         {"Operators": ", ".join(f"`{name}`" for name in names), "Bound": text}

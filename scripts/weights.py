@@ -5,14 +5,16 @@ from typing import Annotated
 
 import typer
 
-from npu_parity import architectures, cli, evidence
-from npu_parity.hubs import HUBS, unreachable
+from npu_parity import cli, evidence
+from npu_parity.sources import architectures
+from npu_parity.sources.hubs import CLIENTS, unreachable
 
 
 def main(
     sources: Annotated[list[str], typer.Argument(help="tried in order, e.g. seed:42")],
     architecture: Annotated[str, typer.Option(help="e.g. timm:efficientnet_b0")],
     output: Annotated[Path, typer.Option(help="the .safetensors file; the sidecar lies beside")],
+    code: cli.Code,
     arguments: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
     preprocessing: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
     seeded: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
@@ -24,17 +26,17 @@ def main(
     import torch  # here, so that `cli.run` tells why it cannot be imported
     from safetensors.torch import save_file
 
-    from npu_parity.weights import Wanted, obtain
+    from npu_parity.sources.weights import Wanted, obtain
 
     torch.set_num_threads(1)  # calibrated statistics shall not depend on the number of cores
     wanted = Wanted(architecture, arguments, sources, seeded, tensors, calibrate, preprocessing)
-    named = {source.partition(":")[0] for source in sources} & set(HUBS)
+    named = {source.partition(":")[0] for source in sources} & set(CLIENTS)
     state, provenance = obtain(wanted, unreachable(named, hubs) if hubs and named else {})
     model = architectures.build(architecture, arguments)
     # safetensors wants every tensor contiguous, and no two to share memory.
     copies = {n: t.clone(memory_format=torch.contiguous_format) for n, t in state.items()}
     evidence.write(output, lambda partial: save_file(copies, partial))
-    evidence.write_json(
+    evidence.write_sidecar(
         output.with_suffix(".json"),
         {
             "architecture": architecture,
@@ -43,8 +45,8 @@ def main(
             "parameters": architectures.parameters(model),
             "tensors": len(state),
             "sha256": evidence.sha256(output),
-            "versions": evidence.versions(),
         },
+        code,
     )
 
 

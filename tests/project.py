@@ -16,20 +16,19 @@ import yaml
 from hub_server import NOWHERE, hub_env
 from PIL import Image
 
-from npu_parity.devices import HINTS, Device, missing
+from npu_parity.backends.device import BACKENDS, Device
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (
     "Snakefile",
-    "config.schema.yaml",
+    "models",
     "rules",
     "scripts",
     "npu_parity",
     "profiles",
-    "data",
     "envs",
 )
-ABSENT = next(backend for backend in HINTS if missing(Device(backend)))
+ABSENT = next(backend for backend in BACKENDS if Device(backend).missing())
 
 NETWORK = """
 from torch import nn

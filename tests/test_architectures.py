@@ -4,13 +4,14 @@ import sys
 
 import pytest
 import torch
+from project import ROOT
 from torch import nn
 
-from npu_parity import config, svhn
-from npu_parity.architectures import build, own_file, parameters
+from models import svhn
+from npu_parity import config
 from npu_parity.errors import ParityError
-from npu_parity.evidence import ROOT
-from npu_parity.weights import calibrate_batch_norm
+from npu_parity.sources.architectures import build, own_file, parameters
+from npu_parity.sources.seeds import calibrate_batch_norm
 
 PARAMETERS = {  # as the documents of the systems state them
     "bird_species": 26_552_846,
@@ -116,10 +117,10 @@ def test_arguments_reach_the_builder(own):
 
 def test_own_file_is_looked_for_here_then_in_this_project(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert own_file("npu_parity/svhn.py:svhn") == ROOT / "npu_parity/svhn.py"
-    (tmp_path / "npu_parity").mkdir()
-    (tmp_path / "npu_parity/svhn.py").touch()
-    assert own_file("npu_parity/svhn.py:svhn").resolve() == tmp_path / "npu_parity/svhn.py"
+    assert own_file("models/svhn.py:svhn") == ROOT / "models/svhn.py"
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/svhn.py").touch()
+    assert own_file("models/svhn.py:svhn").resolve() == tmp_path / "models/svhn.py"
     assert own_file("timm:resnet18") is own_file("torchvision:resnet18") is None
 
 
@@ -168,9 +169,7 @@ def test_own_file_may_define_dataclasses(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def variants():
     torch.manual_seed(0)
-    upstream, reported = (
-        build(f"npu_parity/svhn.py:{name}") for name in ("svhn", "svhn_as_reported")
-    )
+    upstream, reported = (build(f"models/svhn.py:{name}") for name in ("svhn", "svhn_as_reported"))
     calibrate_batch_norm(upstream, torch.randn(4, 3, 54, 54))  # or all is a head's bias
     reported.load_state_dict(upstream.state_dict())
     return upstream, reported

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from npu_parity.bounds import Expected, exact_and_bound
-from npu_parity.bounds.arithmetic import TINY, U
-from npu_parity.emulation import emulate
-from npu_parity.numerics import FORMATS, ROUNDINGS, Numerics
-from npu_parity.operators import execute
-from npu_parity.recording import record, tensors
+from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.formats import FORMATS, ROUNDINGS, Numerics
+from npu_parity.verdict.bounds import Expected, exact_and_bound
+from npu_parity.verdict.bounds.arithmetic import TINY, U
+from npu_parity.verdict.kernels import execute
+from npu_parity.verdict.recording import record, tensors
 
 CPU = torch.device("cpu")
 

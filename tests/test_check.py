@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from npu_parity.backends.device import Device
 from npu_parity.check import Original, check_port
-from npu_parity.devices import Device
-from npu_parity.emulation import emulate
 from npu_parity.errors import ParityError
-from npu_parity.numerics import PRESETS, Numerics
-from npu_parity.verdict import ENVELOPE
+from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.formats import PRESETS, Numerics
+from npu_parity.verdict.questions import ENVELOPE
 
 HF32 = Numerics(conv="hf32")
 
@@ -313,5 +313,5 @@ def test_numerics_may_be_given_in_any_way(reference, inputs, numerics, expected)
 
 
 def test_device_may_be_a_configured_one(reference, inputs):
-    device = Device("cpu", {"conv": "hf32"})
+    device = Device("cpu", Numerics(conv="hf32"))
     assert Original(reference, inputs, device).promised == HF32

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from npu_parity import evidence
-from npu_parity.checkpoints import fit, load, read_file
 from npu_parity.errors import ParityError
+from npu_parity.sources.checkpoints import fit, load, read_file
 
 ARCHITECTURE = """
 from torch import nn

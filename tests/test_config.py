@@ -6,11 +6,13 @@ import sys
 
 import pytest
 import yaml
+from project import ROOT
 from snakemake.utils import validate
 
-from npu_parity import config
+from npu_parity import config, evidence
 from npu_parity.errors import ParityError
-from npu_parity.evidence import ROOT
+from npu_parity.evidence.files import PACKAGE
+from npu_parity.verdict import published
 
 SMALLEST = {
     "reference": "cpu",
@@ -87,7 +89,7 @@ def test_own_configuration_is_valid_and_has_the_six_systems():
         "svhn",
         "efficientnet_lite0",
     ]
-    assert set(config.published_figures()) == set(settings["models"]) - {"efficientnet_lite0"}
+    assert set(published.figures()) == set(settings["models"]) - {"efficientnet_lite0"}
 
 
 def test_schema_describes_every_key_and_refuses_others():
@@ -250,13 +252,15 @@ def test_device_that_must_be_measured_is_planned_even_where_it_is_missing(load):
 
 def test_files_are_looked_for_here_then_in_this_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert config.find("data/imagenet_1k.txt", "x") == ROOT / "data/imagenet_1k.txt"
+    assert evidence.find("data/imagenet_1k.txt") == PACKAGE / "data/imagenet_1k.txt"
     (tmp_path / "data").mkdir()
     (tmp_path / "data/imagenet_1k.txt").touch()
-    assert config.find("data/imagenet_1k.txt", "x").resolve() == tmp_path / "data/imagenet_1k.txt"
+    assert evidence.find("data/imagenet_1k.txt").resolve() == tmp_path / "data/imagenet_1k.txt"
 
 
 def test_own_label_files_have_a_name_for_each_class():
     for name, classes in (("imagenet_1k", 1000), ("inat2021_birds", 1486)):
-        labels = (ROOT / "data" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        labels = (
+            (ROOT / "npu_parity" / "data" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        )
         assert len(labels) == classes and all(re.match(r"\S", label) for label in labels)

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import yaml
 
-from npu_parity.criteria import CRITERIA, evaluate
 from npu_parity.errors import ParityError
-from npu_parity.metrics import compare
+from npu_parity.verdict.criteria import CRITERIA, evaluate
+from npu_parity.verdict.metrics import compare
 
 SVHN = {"length": 7, "digit1": 11, "digit2": 11, "digit3": 11, "digit4": 11, "digit5": 11}
 PUBLISHED = yaml.safe_load(
-    (Path(__file__).parents[1] / "data" / "published.yaml").read_text(encoding="utf-8")
+    (Path(__file__).parents[1] / "npu_parity" / "data" / "published.yaml").read_text(
+        encoding="utf-8"
+    )
 )
 
 
@@ -142,7 +144,11 @@ def test_published_figures_agree_with_each_other():
         latency = PUBLISHED[name]["latency"]
         ratio = latency["cpu"]["mean"] / latency["npu"]["mean"]
         assert PUBLISHED[name]["speedup"] == pytest.approx(ratio, rel=0.005)
-    labels = (Path(__file__).parents[1] / "data" / "inat2021_birds.txt").read_text().split()
+    labels = (
+        (Path(__file__).parents[1] / "npu_parity" / "data" / "inat2021_birds.txt")
+        .read_text()
+        .split()
+    )
     for side in PUBLISHED["bird_species"]["top5"].values():
         assert {label for label, _ in side} <= set(labels)
         assert [score for _, score in side] == sorted((s for _, s in side), reverse=True)

@@ -8,9 +8,10 @@ import sys
 import pytest
 import torch
 
-from npu_parity import devices
-from npu_parity.devices import Device, configured, missing, torch_device
+from npu_parity.backends import cpu, machine
+from npu_parity.backends.device import BACKENDS, Device
 from npu_parity.errors import ParityError
+from npu_parity.numerics.formats import Numerics
 
 SWITCHES = pytest.mark.skipif(
     not hasattr(torch.backends.mkldnn, "conv"), reason="torch before 2.9 has no switches for a CPU"
@@ -33,63 +34,63 @@ def absent(backend):
 
 @pytest.mark.parametrize("backend", ["npu", "cuda", "xpu"])
 def test_accelerator_is_missing_until_its_driver_shows(backend, tmp_path, monkeypatch):
-    node = tmp_path / os.path.basename(devices.NODES[backend])
-    monkeypatch.setitem(devices.NODES, backend, str(node))
-    assert missing(Device(backend)) == f"this machine has no {node}"
+    node = tmp_path / os.path.basename(BACKENDS[backend].node)
+    monkeypatch.setattr(BACKENDS[backend], "node", str(node))
+    assert Device(backend).missing() == f"this machine has no {node}"
     (tmp_path / node.name.replace("[0-9]*", "0").replace("*", "128")).touch()
-    assert missing(Device(backend)) is None
+    assert Device(backend).missing() is None
 
 
 @pytest.mark.parametrize("backend", ["npu", "cuda", "xpu", "mps"])
 def test_absent_accelerator_has_a_reason(backend):
-    if not absent(backend) or missing(Device(backend)) is None:
+    if not absent(backend) or Device(backend).missing() is None:
         pytest.skip(f"this machine has {backend}")
-    assert missing(Device(backend)).startswith("this ")
+    assert Device(backend).missing().startswith("this ")
 
 
 def test_mps_is_a_mac_with_apple_silicon(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    assert missing(Device("mps")) is None
+    assert Device("mps").missing() is None
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    assert missing(Device("mps")) == "this is no Mac with Apple silicon"
+    assert Device("mps").missing() == "this is no Mac with Apple silicon"
 
 
 def test_cpu_is_there():
-    assert missing(Device("cpu")) is None
-    assert missing(Device("cpu", {"conv": "fp32", "rounding": "toward_zero"})) is None
+    assert Device("cpu").missing() is None
+    assert Device("cpu", Numerics(conv="fp32", rounding="toward_zero")).missing() is None
 
 
 def test_cpu_has_bf16_units_where_the_kernel_says_so(monkeypatch):
-    bf16 = Device("cpu", {"conv": "bf16", "depthwise_conv": "fp32"})
-    monkeypatch.setattr(devices, "_cpu_flags", lambda: {"sse", "avx512_bf16"})
-    assert missing(bf16) == "this CPU has no bf16 matrix units (amx_bf16)"
-    monkeypatch.setattr(devices, "_cpu_flags", lambda: {"sse", "amx_bf16"})
-    monkeypatch.setattr(devices, "_torch_version", lambda: (2, 9))
-    assert missing(bf16) is None
-    monkeypatch.setattr(devices, "_torch_version", lambda: (2, 8))
-    assert missing(bf16) == "torch before 2.9 cannot switch convolutions to bf16"
+    bf16 = Device("cpu", Numerics(conv="bf16", depthwise_conv="fp32"))
+    monkeypatch.setattr(machine, "cpu_flags", lambda: {"sse", "avx512_bf16"})
+    assert bf16.missing() == "this CPU has no bf16 matrix units (amx_bf16)"
+    monkeypatch.setattr(machine, "cpu_flags", lambda: {"sse", "amx_bf16"})
+    monkeypatch.setattr(cpu, "torch_version", lambda: (2, 9))
+    assert bf16.missing() is None
+    monkeypatch.setattr(cpu, "torch_version", lambda: (2, 8))
+    assert bf16.missing() == "torch before 2.9 cannot switch convolutions to bf16"
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="Linux only")
 def test_cpu_flags_are_the_kernels():
     with open("/proc/cpuinfo") as file:
         text = file.read()
-    flags = devices._cpu_flags()
+    flags = machine.cpu_flags()
     assert ("amx_bf16" in flags) == (" amx_bf16" in text)
     assert len(flags) == 0 or len(flags) > 20
 
 
 @pytest.mark.parametrize("conv", ["hf32", "tf32", "fp16"])
 def test_cpu_has_no_other_formats(conv):
-    assert missing(Device("cpu", {"conv": conv})) == f"no CPU computes convolutions in {conv}"
+    assert Device("cpu", Numerics()).missing() == f"no CPU computes convolutions in {conv}"
 
 
 def test_planning_does_not_import_torch():
     code = (
         "import sys; from npu_parity.devices import Device, missing\n"
         "for name in 'cpu', 'npu', 'cuda', 'xpu', 'mps':\n"
-        "    missing(Device(name, {'conv': 'bf16'}))\n"
+        "    Device(name, Numerics()).missing()\n"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -100,7 +101,7 @@ def test_planning_does_not_import_torch():
 
 
 def test_cpu_device():
-    assert torch_device("cpu") == torch.device("cpu")
+    assert Device("cpu").implementation.target() == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_absent_device_says_what_to_do(backend, advice):
     if not absent(backend):
         pytest.skip(f"this machine has {backend}")
     with pytest.raises(ParityError) as error:
-        torch_device(backend)
+        Device(backend).implementation.target()
     text = str(error.value)
     assert text.startswith(f"device {backend}: ") and advice in text
     assert len(text.splitlines()) == 1
@@ -136,7 +137,7 @@ def test_torch_npu_without_cann(tmp_path, monkeypatch, statement, said):
     (tmp_path / "torch_npu.py").write_text(statement)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ParityError) as error:
-        torch_device("npu")
+        Device("npu").implementation.target()
     text = str(error.value)
     assert said in text and "set_env.sh" in text and "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in text
     assert len(text.splitlines()) == 1
@@ -144,8 +145,8 @@ def test_torch_npu_without_cann(tmp_path, monkeypatch, statement, said):
 
 def test_unknown_backend():
     with pytest.raises(ParityError, match="device tpu: expected one of cpu, npu, cuda, xpu, mps"):
-        torch_device("tpu")
-    assert missing(Device("tpu")) == "there is no backend tpu"
+        Device("tpu").implementation.target()
+    assert Device("tpu").missing() == "there is no backend tpu"
 
 
 # Switches
@@ -168,9 +169,9 @@ def mkldnn():
 @pytest.mark.parametrize("before", [("none", "none"), ("bf16", "ieee")])
 def test_switches_are_set_and_put_back(before, mkldnn):
     mkldnn(*before)
-    with configured(Device("cpu", {"conv": "bf16"})) as target:
+    with Device("cpu", Numerics(conv="bf16")).configured() as target:
         assert target == torch.device("cpu") and precisions() == ("bf16", "ieee")
-        with configured(Device("cpu", {"matmul": "bf16"})):
+        with Device("cpu", Numerics(matmul="bf16")).configured():
             assert precisions() == ("ieee", "bf16")
         assert precisions() == ("bf16", "ieee")
     assert precisions() == before
@@ -180,7 +181,7 @@ def test_switches_are_set_and_put_back(before, mkldnn):
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 def test_switches_are_put_back_after_an_error(error, mkldnn):
     mkldnn("none", "bf16")
-    with pytest.raises(error), configured(Device("cpu", {"conv": "bf16"})):
+    with pytest.raises(error), Device("cpu", Numerics(conv="bf16")).configured():
         raise error
     assert precisions() == ("none", "bf16")
 
@@ -189,7 +190,7 @@ def test_switches_are_put_back_after_an_error(error, mkldnn):
 @pytest.mark.parametrize("numerics", [{}, {"conv": "fp32"}, {"rounding": "nearest_away"}])
 def test_reference_is_ieee_whatever_was_set(numerics, mkldnn):
     mkldnn("bf16", "bf16")
-    with configured(Device("cpu", numerics)):
+    with Device("cpu", numerics).configured():
         assert precisions() == ("ieee", "ieee")
     assert precisions() == ("bf16", "bf16")
 
@@ -199,9 +200,9 @@ def test_reference_is_ieee_whatever_was_set(numerics, mkldnn):
 @pytest.mark.parametrize("found", ["hf32", "fp16", "tf32"])
 def test_numerics_that_a_cpu_cannot_be_set_to(kind, found):
     before = precisions()
-    device = Device("cpu", {kind: found})
+    device = Device("cpu", Numerics())
     text = f"^device cpu: found numerics {found} for {kind}, expected one of fp32, bf16$"
-    with pytest.raises(ParityError, match=text), configured(device):
+    with pytest.raises(ParityError, match=text), device.configured():
         pytest.fail("it was set")
     assert precisions() == before
 
@@ -210,7 +211,7 @@ def test_numerics_that_a_cpu_cannot_be_set_to(kind, found):
 @pytest.mark.parametrize("conv", ["tf32", "fp32"])
 def test_cuda_switches(conv):
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    with configured(Device("cuda", {"conv": conv})) as target:
+    with Device("cuda", Numerics()).configured() as target:
         assert target.type == "cuda"
         assert torch.backends.cudnn.allow_tf32 == (conv == "tf32")
         assert torch.backends.cuda.matmul.allow_tf32 is False
@@ -227,16 +228,16 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("device", [Device("cpu"), Device("npu", {"conv": "hf32"})])
+@pytest.mark.parametrize("device", [Device("cpu"), Device("npu", Numerics(conv="hf32"))])
 def test_threads_are_at_most_the_cpus_there_are(threads, device):
-    for wanted, used in ((1, 1), (10_000, devices.cpus()), (0, 1), (-3, 1)):
-        assert devices.use_threads(wanted, device) == used == torch.get_num_threads()
+    for wanted, used in ((1, 1), (10_000, machine.cpus()), (0, 1), (-3, 1)):
+        assert device.use_threads(wanted) == used == torch.get_num_threads()
 
 
 def test_cpu_that_rounds_gets_two_threads(threads):
-    device = Device("cpu", {"conv": "bf16"})
-    for wanted, used in ((1, 2), (2, 2), (10_000, max(2, devices.cpus()))):
-        assert devices.use_threads(wanted, device) == used == torch.get_num_threads()
+    device = Device("cpu", Numerics(conv="bf16"))
+    for wanted, used in ((1, 2), (2, 2), (10_000, max(2, machine.cpus()))):
+        assert device.use_threads(wanted) == used == torch.get_num_threads()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
@@ -244,13 +245,13 @@ def test_cpus_are_those_that_this_process_may_use():
     allowed = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(allowed)})
-        assert devices.cpus() == 1
+        assert machine.cpus() == 1
     finally:
         os.sched_setaffinity(0, allowed)
-    assert devices.cpus() == len(allowed)
+    assert machine.cpus() == len(allowed)
 
 
 def test_cpu_is_described():
-    found = devices.describe("cpu")
+    found = Device("cpu").implementation.describe()
     assert set(found) == {"name", "capability"} and all(found.values())
-    devices.synchronize("cpu")
+    Device("cpu").implementation.synchronize()

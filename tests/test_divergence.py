@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from npu_parity.divergence import Step, divergence, first_beyond
-from npu_parity.emulation import emulate
-from npu_parity.numerics import Numerics
-from npu_parity.recording import record
-from npu_parity.verdict import ENVELOPE
+from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.formats import Numerics
+from npu_parity.verdict.divergence import Step, divergence, first_beyond
+from npu_parity.verdict.questions import ENVELOPE
+from npu_parity.verdict.recording import record
 
 HF32 = Numerics(conv="hf32")
 

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from npu_parity import metrics, thresholds, verdict
-from npu_parity.bounds import arithmetic, rules
+from npu_parity.verdict import metrics, questions, thresholds
+from npu_parity.verdict.bounds import arithmetic, rules
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,21 +23,21 @@ def test_thresholds(tmp_path):
     run("scripts/thresholds.py", file)
     text = file.read_text(encoding="utf-8")
     assert text == (ROOT / "docs/thresholds.md").read_text(encoding="utf-8")
-    found = thresholds.of(arithmetic, metrics, verdict)
-    assert {"verdict.ENVELOPE", "arithmetic.U"} <= found.keys()
+    found = thresholds.of(arithmetic, metrics, questions)
+    assert {"questions.ENVELOPE", "arithmetic.U"} <= found.keys()
     assert all(f"`{name}`" in text and value.reason in text for name, value in found.items())
     assert all(what and operators for what, operators in rules.described().items())
     assert "`convolution`" in text and "`native_layer_norm`" in text
 
 
 def test_a_threshold_is_a_number():
-    assert verdict.ENVELOPE * 2 == 8 and f"{verdict.ENVELOPE:g}" == "4"
-    assert not isinstance(verdict.ENVELOPE * 2, thresholds.Threshold)
+    assert questions.ENVELOPE * 2 == 8 and f"{questions.ENVELOPE:g}" == "4"
+    assert not isinstance(questions.ENVELOPE * 2, thresholds.Threshold)
 
 
 def test_no_threshold_is_written_down_twice():
     """Documentation that is written by hand links to the thresholds, and repeats none."""
-    values = {f"{value:g}" for value in thresholds.of(verdict).values()}
+    values = {f"{value:g}" for value in thresholds.of(questions).values()}
     for file in (ROOT / "README.md", ROOT / "CHANGELOG.md"):
         spliced = False
         for line in file.read_text(encoding="utf-8").splitlines():

@@ -152,7 +152,7 @@ def test_objects_are_not_unpickled(tmp_path):
     assert "is not an .npy array" in refusal(evidence.read_array, tmp_path / "a.npy")
 
 
-# Versions and code
+# Versions
 
 
 def test_versions_are_those_installed():
@@ -160,84 +160,3 @@ def test_versions_are_those_installed():
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     for name in ("torch", "torchvision", "timm", "numpy"):
         assert found[name] == importlib.metadata.version(name)
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project of one script and the package modules that it reaches."""
-    files = {
-        "scripts/work.py": "from npu_parity import near\nimport numpy\n",
-        "npu_parity/__init__.py": "",
-        "npu_parity/near.py": "def late():\n    import npu_parity.far\n    import timm.data\n",
-        "npu_parity/far.py": "from npu_parity.farthest import x\n",
-        "npu_parity/farthest.py": "import json\nx = 1\n",
-        "npu_parity/unrelated.py": "import pandas\n",
-    }
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    monkeypatch.setattr(evidence, "ROOT", tmp_path)
-    return tmp_path
-
-
-def digest(project):
-    return evidence.code_digest(project / "scripts/work.py")
-
-
-@pytest.mark.parametrize(
-    "file",
-    ["scripts/work.py", "npu_parity/__init__.py"]
-    + [f"npu_parity/{name}.py" for name in ("near", "far", "farthest")],
-)
-def test_code_digest_follows_every_module_that_is_reached(project, file):
-    before = digest(project)
-    content = (project / file).read_text()
-    (project / file).write_text(f"{content}# changed\n")
-    assert digest(project) != before
-    (project / file).write_text(content)
-    assert digest(project) == before
-
-
-def test_code_digest_leaves_unrelated_modules_and_file_times_alone(project):
-    before = digest(project)
-    (project / "npu_parity/unrelated.py").write_text("changed = True\n")
-    (project / "npu_parity/new.py").write_text("")
-    for file in project.rglob("*.py"):
-        os.utime(file, (1, 1))
-    assert digest(project) == before
-
-
-@pytest.mark.parametrize(
-    ("distribution", "counts"),
-    [("numpy", True), ("timm", True), ("pandas", False), ("scipy", False)],
-)
-def test_code_digest_takes_imported_distributions_by_version(
-    project, monkeypatch, distribution, counts
-):
-    before, version = digest(project), importlib.metadata.version
-    monkeypatch.setattr(
-        importlib.metadata, "version", lambda n: "99" if n == distribution else version(n)
-    )
-    assert (digest(project) != before) == counts
-
-
-def test_code_digest_is_the_same_wherever_the_project_and_the_caller_are(
-    project, tmp_path_factory, monkeypatch
-):
-    before = digest(project)
-    for folder in (project, project / "scripts", tmp_path_factory.mktemp("elsewhere")):
-        monkeypatch.chdir(folder)
-        assert evidence.code_digest(os.path.relpath(project / "scripts/work.py")) == before
-    moved = tmp_path_factory.mktemp("0") / "moved"
-    project.rename(moved)
-    monkeypatch.setattr(evidence, "ROOT", moved)
-    assert digest(moved) == before
-
-
-@pytest.mark.parametrize("script", sorted(p.name for p in (evidence.ROOT / "scripts").glob("*.py")))
-def test_every_script_has_a_digest_that_tells_own_modules_from_others(script):
-    path = evidence.ROOT / "scripts" / script
-    files, packages = evidence._closure(path)
-    assert evidence.code_digest(path) == evidence.code_digest(path)
-    assert path in files and len(files) > 1
-    assert not packages & {"npu_parity", *sys.stdlib_module_names}

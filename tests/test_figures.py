@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from npu_parity import figures
-from npu_parity.divergence import Step
+from npu_parity.report import figures
+from npu_parity.verdict.divergence import Step
 
 
 def steps(measured=None, names=("stem", "blocks.0", "blocks.1", "head")):

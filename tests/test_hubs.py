@@ -10,8 +10,8 @@ from contextlib import nullcontext
 import pytest
 from hub_server import NOWHERE, HubServer, hub_env, process
 
-from npu_parity import hubs
 from npu_parity.errors import ParityError
+from npu_parity.sources import hubs
 
 OLD, NEW = bytes(range(256)) * 8, bytes(reversed(range(256))) * 8
 
@@ -38,7 +38,7 @@ def server(running):
     server.fail(None)
 
 
-@pytest.fixture(params=hubs.HUBS)
+@pytest.fixture(params=list(hubs.CLIENTS))
 def hub(request):
     return request.param
 

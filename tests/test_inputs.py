@@ -12,11 +12,11 @@ import timm
 import torch
 import torchvision
 from PIL import Image
+from project import ROOT
 
 from npu_parity import config, evidence
 from npu_parity.errors import ParityError
-from npu_parity.evidence import ROOT
-from npu_parity.inputs import (
+from npu_parity.sources.images import (
     IMAGENET,
     PHOTOGRAPHS,
     Preprocessing,

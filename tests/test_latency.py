@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from npu_parity.devices import Device
+from npu_parity.backends.device import Device
+from npu_parity.backends.latency import summarise, time_forward
 from npu_parity.errors import ParityError
-from npu_parity.latency import summarise, time_forward
 
 CPU = Device("cpu")
 SAMPLE = np.random.default_rng(0).normal(size=(1, 3, 4, 4)).astype(np.float32)

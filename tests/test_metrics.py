@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from npu_parity import metrics
 from npu_parity.errors import ParityError
-from npu_parity.metrics import compare, decode_digits, explained, softmax, top_k
+from npu_parity.verdict import metrics
+from npu_parity.verdict.metrics import compare, decode_digits, explained, softmax, top_k
 
 SVHN = {"length": 7, "digit1": 11, "digit2": 11, "digit3": 11, "digit4": 11, "digit5": 11}
 VALUES = st.floats(-100, 100, width=32, allow_subnormal=False)

@@ -17,9 +17,10 @@ import yaml
 from safetensors.torch import save_file
 from torch.utils import backend_registration
 
-from npu_parity import architectures, checkpoints, evidence
-from npu_parity.devices import Device
-from npu_parity.outputs import measure, predict
+from npu_parity import evidence
+from npu_parity.backends.device import Device
+from npu_parity.backends.outputs import measure, predict
+from npu_parity.sources import architectures, checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 STANDIN = ROOT / "tests" / "standin_npu"
@@ -71,11 +72,14 @@ OUTPUTS = """
 import json, os, runpy, sys
 from pathlib import Path
 
+from npu_parity import cli
+
 main = runpy.run_path(sys.argv[1])["main"]
 for call in json.load(sys.stdin):
     os.environ["STANDIN_NPU_FAULT"] = call.pop("fault")
     paths = {key: Path(call.pop(key)) for key in ("weights_folder", "inputs", "output")}
-    main(**paths, **call)
+    device = cli.device(json.dumps(call.pop("device")))
+    main(**paths, device=device, **call)
 """
 
 
@@ -152,8 +156,8 @@ def measured(folder):
             "weights_folder": str(folder / system),
             "inputs": str(folder / system / "inputs.npy"),
             "output": str(folder / name / "measured" / "outputs.npy"),
-            "backend": "npu",
-            "numerics": numerics,
+            "device": {"backend": "npu", "numerics": numerics},
+            "code": "none",
             "fault": fault,
         }
         for name, (system, numerics, fault) in RUNS.items()

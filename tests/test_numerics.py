@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from npu_parity.emulation import Emulation, emulate
 from npu_parity.errors import ParityError
-from npu_parity.numerics import FORMATS, PRESETS, ROUNDINGS, Numerics, round_mantissa, round_to
-from npu_parity.probing import probe
+from npu_parity.numerics.emulation import Emulation, emulate
+from npu_parity.numerics.formats import FORMATS, PRESETS, ROUNDINGS, Numerics
+from npu_parity.numerics.probing import probe
+from npu_parity.numerics.rounding import round_mantissa, round_to
 
 GFLOAT = {
     "nearest_even": RoundMode.TiesToEven,

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from npu_parity.bounds import exact_and_bound
-from npu_parity.bounds.products import PRODUCTS
-from npu_parity.devices import Device
-from npu_parity.emulation import emulate
-from npu_parity.numerics import Numerics
-from npu_parity.operators import OperatorResult, check_operators, execute
-from npu_parity.recording import record, tensors
+from npu_parity.backends.device import Device
+from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.formats import Numerics
+from npu_parity.verdict.bounds import exact_and_bound
+from npu_parity.verdict.bounds.products import PRODUCTS
+from npu_parity.verdict.kernels import check_operators, execute
+from npu_parity.verdict.operators import OperatorResult
+from npu_parity.verdict.recording import record, tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = Device("cpu")

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from project import ROOT
 from torch import nn
 
 from npu_parity import evidence
-from npu_parity.devices import Device
-from npu_parity.emulation import emulate
+from npu_parity.backends.device import Device
+from npu_parity.backends.outputs import exact, measure, predict
 from npu_parity.errors import ParityError
-from npu_parity.evidence import ROOT
-from npu_parity.numerics import PRESETS, Numerics
-from npu_parity.outputs import exact, measure, predict
-from npu_parity.weights import Wanted, obtain
+from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.formats import PRESETS, Numerics
+from npu_parity.sources.weights import Wanted, obtain
 
 CPU = Device("cpu")
-NPU = Device("npu", {"conv": "hf32"})
+NPU = Device("npu", Numerics(conv="hf32"))
 ARCHITECTURE = """
 from torch import nn
 
@@ -192,7 +192,7 @@ def test_gradients_are_not_recorded():
 
 def test_prediction_needs_no_device_and_knows_its_numerics():
     with pytest.raises(ParityError, match=r"numerics\.conv: found 'fp8'"):
-        predict(network(), samples(), Device("npu", {"conv": "fp8"}))
+        predict(network(), samples(), Device("npu", Numerics(conv="fp8")))
 
 
 # The program

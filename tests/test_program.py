@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from npu_parity.program import differences
+from npu_parity.verdict.program import differences
 
 
 @pytest.fixture(scope="module")

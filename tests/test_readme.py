@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from project import ROOT
 
-from npu_parity import readme
 from npu_parity.errors import ParityError
-from npu_parity.evidence import ROOT
+from npu_parity.report import readme
 
 WEIGHTS = ROOT / "results/efficientnet_lite0/weights.safetensors"
 TEXT = """# Title

@@ -3,8 +3,8 @@ import timm
 import torch
 from torch import nn
 
-from npu_parity.operators import execute
-from npu_parity.recording import record, tensors
+from npu_parity.verdict.kernels import execute
+from npu_parity.verdict.recording import record, tensors
 
 
 class InPlace(nn.Module):

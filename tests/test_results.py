@@ -7,19 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from npu_parity import (
-    config,
-    criteria,
-    evidence,
-    figures,
-    latency,
-    metrics,
-    readme,
-    results,
-    summary,
-    tables,
-    verdict,
-)
+from npu_parity import config, evidence
+from npu_parity.backends import latency
+from npu_parity.report import figures, readme, results, summary, tables
+from npu_parity.verdict import criteria, metrics, questions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -114,9 +105,9 @@ def test_verdict_follows_from_the_arrays(system, run):
     for name, r in files.items():
         assert found["sha256"][name] == evidence.sha256(folder(system, r) / "outputs.npy")
     settings = CONFIG["models"][system]
-    runs = verdict.Runs(**arrays, heads=settings["heads"] or None)
+    runs = questions.Runs(**arrays, heads=settings["heads"] or None)
     pretrained = evidence.read_json(RESULTS / system / "weights.json")["pretrained"]
-    again = verdict.enough_evidence(runs, settings["task"], pretrained)
+    again = questions.enough_evidence(runs, settings["task"], pretrained)
     assert found["questions"][-1]["findings"] == list(again.findings)
     assert found["evidence"] == ("strong" if again.passed else "weak")
     assert (found["verdict"] == "PREDICTED") == (kind == "predicted")
@@ -219,7 +210,7 @@ def test_efficientnet_lite0_sees_what_is_there():
     found = evidence.read_json(RESULTS / "efficientnet_lite0/npu/predicted/metrics.json")
     names = evidence.read_json(RESULTS / "efficientnet_lite0/inputs.json")["names"]
     seen = {n: one["reference_top5"] for n, one in zip(names, found["per_input"], strict=True)}
-    labels = (ROOT / "data/imagenet_1k.txt").read_text(encoding="utf-8").splitlines()
+    labels = (ROOT / "npu_parity/data/imagenet_1k.txt").read_text(encoding="utf-8").splitlines()
     assert {labels[c] for c, _ in seen["chelsea"][:3]} <= {
         "tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"
     }  # fmt: skip
@@ -238,6 +229,6 @@ def test_real_bf16_is_as_predicted(system):
 
 
 def test_bird_labels():
-    labels = (ROOT / "data/inat2021_birds.txt").read_text(encoding="utf-8").splitlines()
+    labels = (ROOT / "npu_parity/data/inat2021_birds.txt").read_text(encoding="utf-8").splitlines()
     assert len(labels) == len(set(labels)) == 1486
     assert any(label.endswith("Bubulcus_ibis") for label in labels)

@@ -12,13 +12,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import npu_parity
-from npu_parity import architectures, evidence, metrics, svhn
+from models import svhn
+from npu_parity import evidence
 from npu_parity.__main__ import main
-from npu_parity.devices import Device, missing
+from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError
-from npu_parity.inputs import Preprocessing, read_image
+from npu_parity.sources import architectures
+from npu_parity.sources.images import read_image
+from npu_parity.sources.preprocessing import Preprocessing
+from npu_parity.sources.weights import Wanted, obtain
 from npu_parity.system import load
-from npu_parity.weights import Wanted, obtain
+from npu_parity.verdict import metrics
 
 ARCHITECTURE = """
 from torch import nn
@@ -41,7 +45,7 @@ MODELS = {
     "few": COMMON | {"arguments": {"columns": 3}},
     "unmade": COMMON,
 }
-ABSENT = next(name for name in ("npu", "mps") if missing(Device(name)))
+ABSENT = next(name for name in ("npu", "mps") if Device(name).missing())
 DEVICES = {
     "cpu": {"backend": "cpu"},
     "far": {"backend": ABSENT, "measure": "never"},

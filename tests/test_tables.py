@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from project import ROOT
 
-from npu_parity import criteria, evidence, metrics, results, summary, svhn, tables
-from npu_parity.config import published_figures
+from models import svhn
+from npu_parity import evidence
 from npu_parity.errors import ParityError
-from npu_parity.evidence import ROOT
+from npu_parity.report import results, summary, tables
+from npu_parity.verdict import criteria, metrics, published
 
 ARCHITECTURE = """
 from torch import nn
@@ -173,7 +175,7 @@ def close(cell, value, digits=3):
 def test_errors_are_the_metrics():
     found = section("errors")
     names = {v: k for k, v in tables.METRICS.items()}
-    printed = published_figures()["resnet34"]["metrics"]
+    printed = published.figures()["resnet34"]["metrics"]
     compared = {run.replace("/", " "): stored("net", run, "metrics.json") for run in RUNS[1:]}
     keys = set()
     for row in found:
@@ -240,7 +242,7 @@ def test_images_of_digits_show_the_answers():
 def test_heads_are_the_metrics():
     found = section("heads", "house")
     assert [row["Head"] for row in found] == list(svhn.HEADS)
-    printed = published_figures()["svhn"]["metrics"]["heads"]
+    printed = published.figures()["svhn"]["metrics"]["heads"]
     for row in found:
         for column, of in (("npu published", printed), ("npu predicted", None)):
             of = of or stored("house", "npu/predicted", "metrics.json")["heads"]

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from npu_parity import verdict
-from npu_parity.numerics import PRESETS, Numerics, candidate, coarser
-from npu_parity.verdict import Answer, Runs, Verdict
+from npu_parity.numerics.formats import PRESETS, Numerics, candidate
+from npu_parity.verdict import questions
+from npu_parity.verdict.answers import Answer, Verdict
+from npu_parity.verdict.questions import Runs, coarser
 
 GENERATOR = np.random.default_rng(0)
 
@@ -36,22 +37,22 @@ NAMES = [f"image{i}" for i in range(6)]
     ("measured", "passed"), [(1e-4, True), (3.9e-3, True), (4.1e-3, False), (1.0, False)]
 )
 def test_envelope_is_four_times_the_prediction(measured, passed):
-    answer = verdict.same_answer(runs(1e-3, measured), NAMES)
+    answer = questions.same_answer(runs(1e-3, measured), NAMES)
     assert answer.passed is passed
     assert passed or answer.findings[0].startswith("input image0: relative L2 error")
 
 
 def test_float32_may_always_err_as_float32_does():
     exact = runs(error=0.0, measured=3e-7)
-    assert verdict.same_answer(exact, NAMES).passed
-    assert not verdict.same_answer(runs(error=0.0, measured=1e-5), NAMES).passed
+    assert questions.same_answer(exact, NAMES).passed
+    assert not questions.same_answer(runs(error=0.0, measured=1e-5), NAMES).passed
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_fails_and_is_named(value):
     bad = runs()
     bad.measured[2, 3] = value
-    answer = verdict.same_answer(bad, NAMES)
+    answer = questions.same_answer(bad, NAMES)
     assert not answer.passed and answer.findings == (f"input image2: {value} in column 3",)
 
 
@@ -59,13 +60,13 @@ def test_nan_at_equal_positions_is_no_agreement():
     bad = runs()
     for array in (bad.reference, bad.exact, bad.predicted, bad.measured):
         array[1, 1] = np.nan
-    assert not verdict.same_answer(bad, NAMES).passed
+    assert not questions.same_answer(bad, NAMES).passed
 
 
 def test_another_shape_fails():
     bad = runs()
     object.__setattr__(bad, "measured", bad.measured[:, :-1])
-    assert "expected (6, 10)" in verdict.same_answer(bad, NAMES).findings[0]
+    assert "expected (6, 10)" in questions.same_answer(bad, NAMES).findings[0]
 
 
 @pytest.mark.parametrize(("margin", "passed"), [(0.5, True), (4.0, False)])
@@ -75,8 +76,8 @@ def test_a_flip_is_allowed_only_within_twice_the_predicted_error(margin, passed)
     measured = reference + np.array([[-margin, margin, 0.0, 0.0]], dtype=np.float32) * 0.6
     wide = Runs(reference, reference.astype(np.float64), predicted * 1.02, measured)
     narrow = Runs(reference, reference.astype(np.float64), predicted, measured)
-    assert verdict.same_answer(wide, ["one"]).passed  # 2 % of 100 predicted: any flip is expected
-    answer = verdict.same_answer(narrow, ["one"])
+    assert questions.same_answer(wide, ["one"]).passed  # 2 % of 100 predicted: any flip is expected
+    answer = questions.same_answer(narrow, ["one"])
     assert answer.passed is passed
     assert passed or "relative L2" in answer.findings[0] or "top-1 is 1" in answer.findings[0]
 
@@ -89,11 +90,11 @@ def test_every_head_may_flip_by_itself():
     good.predicted[0], good.exact[0] = good.reference[0] * 1.01, good.reference[0]
     good.measured[0] = good.reference[0]
     good.measured[0, 5:7] = [8.9, 8.95]
-    assert not verdict.same_answer(good, NAMES).passed
+    assert not questions.same_answer(good, NAMES).passed
 
 
 def findings(r: Runs, task="classification", pretrained=True) -> str:
-    return " / ".join(verdict.enough_evidence(r, task, pretrained).findings)
+    return " / ".join(questions.enough_evidence(r, task, pretrained).findings)
 
 
 def test_strong_evidence_has_nothing_against_it():
@@ -133,7 +134,7 @@ def test_answers_become_a_verdict():
 
 
 def test_operators_without_a_bound_weaken_a_pass():
-    answer = verdict.enough_evidence(runs(), "features", True, ["aten.mystery", "aten.riddle"])
+    answer = questions.enough_evidence(runs(), "features", True, ["aten.mystery", "aten.riddle"])
     assert not answer.passed
     assert answer.findings[-1] == "not checked, for want of a bound: aten.mystery, aten.riddle"
 
@@ -145,5 +146,7 @@ def test_numerics_found_and_promised():
     assert coarser("hf32", promised) is None and coarser("fp32", promised) is None
     assert "tf32" in coarser("tf32", promised) and "bf16" in coarser("bf16", promised)
     base = np.ones((2, 3))
-    assert verdict.nearest_numerics(base, {"fp32": base, "hf32": base * 2}) == "fp32"
-    assert verdict.nearest_numerics(base * np.nan, {"fp32": base}) is None
+    near = questions.distances(base, {"fp32": base, "hf32": base * 2})
+    assert questions.nearest(near) == "fp32" and near["hf32"] == pytest.approx(np.sqrt(6))
+    lost = questions.distances(base * np.nan, {"fp32": base})
+    assert lost == {"fp32": None} and questions.nearest(lost) is None

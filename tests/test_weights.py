@@ -13,14 +13,18 @@ import pytest
 import torch
 import torchvision
 from hub_server import HubServer, process
+from project import ROOT
 from safetensors.torch import save, save_file
 from torch import nn
 
-from npu_parity import architectures, checkpoints, config, evidence
+from npu_parity import config, evidence
 from npu_parity.errors import ParityError
-from npu_parity.evidence import ROOT, sha256
-from npu_parity.inputs import Preprocessing, read_image
-from npu_parity.weights import Wanted, calibrate_batch_norm, obtain
+from npu_parity.evidence import sha256
+from npu_parity.sources import architectures, checkpoints
+from npu_parity.sources.images import read_image
+from npu_parity.sources.preprocessing import Preprocessing
+from npu_parity.sources.seeds import calibrate_batch_norm
+from npu_parity.sources.weights import Wanted, obtain
 
 ARCHITECTURE = """
 from collections import OrderedDict

@@ -14,7 +14,7 @@ from hub_server import NOWHERE, HubServer, hub_env
 from project import ABSENT, CONFIG, Project, draw, sha256, system, told
 from safetensors.numpy import load_file, save_file
 
-from npu_parity.devices import HINTS, Device, missing
+from npu_parity.backends.device import BACKENDS, Device
 
 
 def after(*systems):
@@ -115,7 +115,7 @@ def test_npu_is_predicted_and_says_so(base):
 
 
 def test_absent_device_is_left_out_with_a_reason(base):
-    reason = missing(Device(ABSENT))
+    reason = Device(ABSENT).missing()
     assert base.json("results/summary.json")["left_out"] == {"absent": reason}
     summary = (base.folder / "results/tables/summary.md").read_text()
     assert f"absent is left out: {reason}." in summary.splitlines()
@@ -360,7 +360,7 @@ def test_absent_device_that_must_be_measured(project):
     (project.folder / finished).unlink()
     done = project.run("results/noise/absent/measured/outputs.npy", finished)
     assert done.returncode != 0
-    assert f"device {ABSENT}: " in told(done.stdout) and HINTS[ABSENT] in told(done.stdout)
+    assert f"device {ABSENT}: " in told(done.stdout) and BACKENDS[ABSENT].hint in told(done.stdout)
     assert finished in project.files() and not project.files("results/noise/absent/measured/*")
 
 

@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from npu_parity.backends.device import Device
 from npu_parity.check import Context, Original
-from npu_parity.devices import Device, missing
-from npu_parity.inputs import Preprocessing
-from npu_parity.numerics import PRESETS, Numerics
+from npu_parity.numerics.formats import PRESETS, Numerics
+from npu_parity.sources.preprocessing import Preprocessing
 
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 TOWARD_ZERO = Numerics(conv="hf32", rounding="toward_zero")
@@ -630,7 +630,7 @@ case("clean", "device", "batches of 3")(batches(3))
 
 @case("clean", "device", "this CPU's bf16 units, as promised", BF16_UNITS)
 def _(system):
-    reason = missing(Device("cpu", BF16_UNITS.to_dict()))
+    reason = Device("cpu", BF16_UNITS.to_dict()).missing()
     if reason:
         raise NotApplicable(reason)
     return identity(system)

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch._dynamo.utils import same
 
-from npu_parity import metrics
-from npu_parity.criteria import CRITERIA
+from npu_parity.verdict import metrics
+from npu_parity.verdict.criteria import CRITERIA
 
 MSPROBE_COSINE, MSPROBE_MAX_ABS = 0.99, 0.001
 MSPROBE_COSINE_FLOOR, MSPROBE_MAX_ABS_CEILING = 0.9, 1.0

@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from npu_parity.check import Context
-from npu_parity.emulation import emulate
-from npu_parity.numerics import Numerics, round_to
+from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.formats import Numerics
+from npu_parity.numerics.rounding import round_to
 
 Operator = Callable[..., Any]
 Change = Callable[..., Any]

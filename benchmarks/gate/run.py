@@ -20,19 +20,15 @@ import torch
 from faults import CASES, Case, NotApplicable, Port, System
 from tabulate import tabulate
 
-from npu_parity import (
-    architectures,
-    config,
-    evidence,
-    metrics,
-    operators,
-    outputs,
-    verdict,
-    weights,
-)
+from npu_parity import config, evidence
+from npu_parity.backends import outputs
 from npu_parity.check import Report
 from npu_parity.errors import first_line
-from npu_parity.inputs import Preprocessing, collect
+from npu_parity.sources import architectures, weights
+from npu_parity.sources.images import collect
+from npu_parity.sources.preprocessing import Preprocessing
+from npu_parity.verdict import metrics, operators, questions
+from npu_parity.verdict.answers import QUESTIONS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -135,7 +131,7 @@ def _crashes(system: System, port: Port) -> bool:
     return False
 
 
-def _sizes(runs: verdict.Runs, report: Report) -> str:
+def _sizes(runs: questions.Runs, report: Report) -> str:
     predicted = metrics.compare(runs.reference, runs.predicted, "features")
     share = f", {report.explained:.0%} explained" if report.explained is not None else ""
     return (
@@ -213,7 +209,7 @@ def document(records: list[Record]) -> str:
         alarms=_wrong(own, "clean", faults.FALSE_ALARMS),
         unchanged=_listed(records, lambda r: r["gate"] == OWN and r["bitwise_equal"] is True),
         absent=_listed(records, lambda r: r["gate"] is None),
-        envelope=f"{verdict.ENVELOPE:g}",
+        envelope=f"{questions.ENVELOPE:g}",
     )
 
 
@@ -269,9 +265,7 @@ def _rows(cases: list[Case], counted: list[Record], question: bool) -> list[list
 
 def _questions(own: list[Record]) -> list[list[str]]:
     caught = [r.get("question", 0) for r in own if r["kind"] == "fault" and r["caught"]]
-    names = {n: f"{n}. {verdict.QUESTIONS[n]}?" for n in (1, 2, 3)} | {
-        0: "nothing: the port raised"
-    }
+    names = {n: f"{n}. {QUESTIONS[n]}?" for n in (1, 2, 3)} | {0: "nothing: the port raised"}
     return [[name, str(caught.count(n))] for n, name in names.items()]
 
 

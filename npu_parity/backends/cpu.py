@@ -1,0 +1,78 @@
+"""The CPU: the reference, and where its matrix units round, a device of its own."""
+
+import importlib.metadata
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+from npu_parity.backends import machine
+from npu_parity.backends.base import Backend
+from npu_parity.numerics.formats import Numerics
+
+if TYPE_CHECKING:
+    import torch
+
+# oneDNN rounds float32 convolutions to bf16 on AMX only: AVX512-BF16 alone leaves them float32.
+BF16_UNITS = "amx_bf16"
+
+
+class Cpu(Backend):
+    """The CPU, through torch; oneDNN's fpmath mode rounds operands to bf16."""
+
+    name = "cpu"
+    formats = ("fp32", "bf16")
+    hint = "install torch"
+
+    def missing(self, numerics: Numerics) -> str | None:
+        """Return why this CPU cannot round convolutions as the numerics say."""
+        if numerics.conv == "fp32":
+            return None
+        if numerics.conv != "bf16":
+            return f"no CPU computes convolutions in {numerics.conv}"
+        if BF16_UNITS not in machine.cpu_flags():
+            return f"this CPU has no bf16 matrix units ({BF16_UNITS})"
+        if torch_version() < (2, 9):
+            return "torch before 2.9 cannot switch convolutions to bf16"
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the processor's name and the instruction set that torch uses."""
+        capability = self.load().backends.cpu.get_cpu_capability()
+        return {"name": machine.cpu_name(), "capability": capability}
+
+    def switches(self, numerics: Numerics) -> dict[str, Any]:
+        """Return oneDNN's precision of convolutions and matrix products (torch 2.9 and newer)."""
+        if not hasattr(self.load().backends.mkldnn, "conv"):
+            return {}
+        names = {"fp32": "ieee", "bf16": "bf16"}
+        return {
+            "backends.mkldnn.conv.fp32_precision": names[numerics.conv],
+            "backends.mkldnn.matmul.fp32_precision": names[numerics.matmul],
+        }
+
+    def target(self) -> "torch.device":
+        """Return the CPU: it is always there."""
+        device: torch.device = self.load().device("cpu")
+        return device
+
+    def failure(self, error: RuntimeError) -> Exception:
+        """Return the error itself: it comes from the network, not from a driver."""
+        return error
+
+    def peak_memory(self) -> int | None:
+        """Return the most bytes of memory that this process has had."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def least_threads(self, numerics: Numerics) -> int:
+        """Return two for a CPU that rounds.
+
+        With one thread, torch keeps small 1x1 convolutions from oneDNN, and they stay float32.
+        """
+        return 1 if numerics.conv == "fp32" else 2
+
+
+def torch_version() -> tuple[int, int]:
+    """Return torch's major and minor version, without an import."""
+    major, minor = importlib.metadata.version("torch").split(".")[:2]
+    return int(major), int(minor)

@@ -1,0 +1,31 @@
+"""The machine that a process runs on: its processor, and how much of it may be used."""
+
+import contextlib
+import os
+import platform
+from pathlib import Path
+
+
+def cpus() -> int:
+    """Return how many CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_flags() -> set[str]:
+    """Return the features of the processor; an empty set where Linux's /proc is missing."""
+    return set(_cpuinfo("flags").split())
+
+
+def cpu_name() -> str:
+    """Return the processor's name."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return ""

@@ -1,0 +1,50 @@
+"""Huawei's Ascend NPU, through torch_npu."""
+
+import contextlib
+import os
+from typing import Any
+
+from npu_parity.backends.base import Accelerator
+from npu_parity.numerics.formats import Numerics
+
+
+class Npu(Accelerator):
+    """An Ascend NPU. Its Cube unit may round float32 operands to HF32, before 910B to float16."""
+
+    name = "npu"
+    formats = ("fp32", "hf32", "fp16")
+    preset = "ascend910b"
+    hint = "install the npu extra, and source CANN's set_env.sh"
+    node = "/dev/davinci[0-9]*"
+
+    def load(self) -> Any:
+        """Return torch with torch_npu, which torch imports by itself unless it is told not to."""
+        torch = super().load()
+        if not hasattr(torch, "npu"):
+            import torch_npu  # noqa: F401
+        return torch
+
+    def switches(self, numerics: Numerics) -> dict[str, Any]:
+        """Return whether convolutions and matrix products may round their operands to HF32."""
+        return {
+            "npu.conv.allow_hf32": numerics.conv == "hf32",
+            "npu.matmul.allow_hf32": numerics.matmul == "hf32",
+        }
+
+    def prepare(self) -> None:
+        """Let operators run from binaries: to compile each for its shapes takes minutes."""
+        self._module().set_compile_mode(jit_compile=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the chip's name and the version of CANN."""
+        found = super().describe()
+        soc = os.environ.get("ASCEND_SOC_VERSION", found["name"])
+        return found | {"cann": self._cann_version(), "soc": soc}
+
+    def _cann_version(self) -> str | None:
+        """Return CANN's version; None where this torch_npu or CANN does not tell."""
+        with contextlib.suppress(ImportError):
+            from torch_npu.utils import get_cann_version
+
+            return get_cann_version() or None
+        return getattr(self.load().version, "cann", None)

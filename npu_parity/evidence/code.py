@@ -1,0 +1,144 @@
+"""A hash of the code that a job runs, so that a change of code runs the job again.
+
+`digest` follows what Python imports: absolute and relative imports, also those inside functions,
+the ``__init__`` of every package on the way, classes that a `Registry` names, and the data files
+and templates that a module names. Other distributions count by their version. The times of files
+do not count.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from npu_parity.evidence.files import PACKAGE
+
+# A class that a registry names, such as npu_parity.backends.npu:Npu.
+ENTRY = re.compile(rf"({PACKAGE.name}(?:\.\w+)+):\w+")
+FILE_NAME = re.compile(r"[\w-][\w./-]{0,99}")
+
+
+def digest(script: str | Path, entries: Collection[str] | None = None) -> str:
+    """Return a hash of everything that `script` computes with, as 16 hexadecimal digits.
+
+    Args:
+        script: a Python file.
+        entries: the registered classes that the job uses, such as
+            ``npu_parity.backends.cpu:Cpu``. The others are left out. None: all are used.
+    """
+    hashed = hashlib.sha256()
+    files, packages = closure(Path(script), entries)
+    for content in sorted(file.read_bytes() for file in files):  # paths do not count
+        hashed.update(hashlib.sha256(content).digest())
+    distributions = _distributions()
+    for name in sorted({d for p in packages for d in distributions.get(p, ())}):
+        hashed.update(f"{name} {importlib.metadata.version(name)}\n".encode())
+    return hashed.hexdigest()[:16]
+
+
+def closure(script: Path, entries: Collection[str] | None = None) -> tuple[set[Path], set[str]]:
+    """Return the files of this project that `script` uses, and the other packages by name."""
+    files: set[Path] = set()
+    packages: set[str] = set()
+    waiting = [script.resolve()]
+    while waiting:
+        file = waiting.pop()
+        if file in files:
+            continue
+        files.add(file)
+        if file.suffix == ".py":
+            found = _read(file, file.stat().st_mtime_ns)
+            packages |= found.packages
+            waiting += found.files
+            waiting += [
+                part
+                for entry, parts in found.entries.items()
+                if entries is None or entry in entries
+                for part in parts
+            ]
+    return files, packages
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one Python file names: files of this project, registered classes, other packages."""
+
+    files: set[Path]
+    entries: dict[str, list[Path]]
+    packages: set[str]
+
+
+@cache
+def _read(file: Path, _changed: int) -> _Found:
+    found = _Found(set(), {}, set())
+    for node in _executed(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if entry := ENTRY.fullmatch(node.value):
+                found.entries[node.value] = _module(entry[1])
+            elif FILE_NAME.fullmatch(node.value):
+                found.files.update(_data(node.value, file))
+        for name in _imported(node, file):
+            top = name.partition(".")[0]
+            if top == PACKAGE.name:
+                found.files.update(_module(name))
+            elif top not in sys.stdlib_module_names:
+                found.packages.add(top)
+    return found
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield every node but those that only a type checker reads."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def _imported(node: ast.AST, file: Path) -> list[str]:
+    """Return the dotted names that a statement imports; an attribute of a module is one too."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    module = node.module or ""
+    if node.level and file.is_relative_to(PACKAGE):
+        parent = file.parents[node.level - 1].relative_to(PACKAGE.parent)
+        module = ".".join([*parent.parts, *filter(None, [module])])
+    return [module, *(f"{module}.{alias.name}" for alias in node.names)]
+
+
+def _module(name: str) -> list[Path]:
+    """Return the file of a module of this package, and the ``__init__`` of all packages above."""
+    parts = name.split(".")
+    above = [PACKAGE.parent.joinpath(*parts[: i + 1], "__init__.py") for i in range(len(parts))]
+    files = [*above, PACKAGE.parent.joinpath(*parts).with_suffix(".py")]
+    return [file for file in files if file.is_file()]
+
+
+def _data(name: str, module: Path) -> list[Path]:
+    """Return the data file that a string in a module names, or all files of a folder of data.
+
+    A name is relative to the package (``data/published.yaml``) or to the module's own folder
+    (``templates``).
+    """
+    for path in (PACKAGE / name, module.parent / name):
+        if path.is_file() and path.suffix != ".py":
+            return [path]
+    folder = module.parent / name
+    if folder.is_dir() and PACKAGE in folder.parents and not (folder / "__init__.py").exists():
+        return [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    return []

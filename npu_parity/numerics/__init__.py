@@ -1,0 +1,1 @@
+"""Numerics: what devices do to float32, emulated and found out."""

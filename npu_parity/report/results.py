@@ -1,0 +1,148 @@
+"""What lies in a system's folder of results, read back as one object."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from npu_parity import evidence
+from npu_parity.errors import ParityError
+from npu_parity.sources import labels
+from npu_parity.verdict import published
+from npu_parity.verdict.divergence import Step, first_beyond
+from npu_parity.verdict.questions import ENVELOPE
+
+PUBLISHED = "npu published"
+
+
+@dataclass(frozen=True)
+class System:
+    """A system's evidence and what its tables are to show.
+
+    Attributes:
+        folder: ``results/SYSTEM``.
+        runs: ``DEVICE/measured`` or ``DEVICE/predicted``, the reference first.
+        published: the document's entry of ``data/published.yaml``; empty where there is none.
+        criterion: name of the document's own pass rule.
+        compared: ``outputs`` or ``probabilities``, what the summary shows the metrics of.
+        task: what the outputs are.
+        labels: class names; empty where classes are numbers.
+    """
+
+    folder: Path
+    runs: list[str]
+    published: dict[str, Any] = field(default_factory=dict)
+    criterion: str | None = None
+    compared: str = "outputs"
+    task: str = "classification"
+    labels: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The system's name."""
+        return self.folder.name
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of the compared metrics start with."""
+        return "prob_" if self.compared == "probabilities" else ""
+
+    @property
+    def kind(self) -> str:
+        """What the summary's figures are of, in a reader's words."""
+        if self.compared == "probabilities":
+            return "probabilities"
+        return "features" if self.task == "features" else "logits"
+
+    @cached_property
+    def weights(self) -> dict[str, Any]:
+        """``weights.json``."""
+        return evidence.read_json(self.folder / "weights.json")
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """``inputs.json``."""
+        return evidence.read_json(self.folder / "inputs.json")
+
+    @cached_property
+    def run(self) -> dict[str, dict[str, Any]]:
+        """``run.json`` of every run."""
+        return {r: evidence.read_json(self.folder / r / "run.json") for r in self.runs}
+
+    @cached_property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """``metrics.json`` of every run but the reference."""
+        return {r: evidence.read_json(self.folder / r / "metrics.json") for r in self.runs[1:]}
+
+    @cached_property
+    def operators(self) -> dict[str, pd.DataFrame]:
+        """``operators.csv`` of every measured run."""
+        measured = [r for r in self.runs if r.endswith("/measured")]
+        return {r: _by_operator(self.folder / r / "operators.csv") for r in measured}
+
+    @cached_property
+    def divergence(self) -> dict[str, list[Step]]:
+        """``divergence.csv`` of every run but the reference."""
+        frames = {r: _by_operator(self.folder / r / "divergence.csv") for r in self.runs[1:]}
+        return {
+            run: [Step.from_row(row) for row in frame.to_dict("records")]
+            for run, frame in frames.items()
+        }
+
+    @cached_property
+    def first_beyond(self) -> dict[str, Step]:
+        """Where every run that fails goes wrong, as far as its divergence shows it."""
+        failed = [r for r, found in self.metrics.items() if found["verdict"] == "FAIL"]
+        found = {run: first_beyond(self.divergence[run], ENVELOPE) for run in failed}
+        return {run: step for run, step in found.items() if step}
+
+    @cached_property
+    def latency(self) -> dict[str, dict[str, Any]]:
+        """``latency.json`` of every measured run."""
+        measured = [r for r in self.runs if r.endswith("/measured")]
+        return {r: evidence.read_json(self.folder / r / "latency.json") for r in measured}
+
+    def label(self, index: int) -> str:
+        """Return the name of a class, or its number where there are no names.
+
+        Raises ParityError where there is not one name for each column of the outputs.
+        """
+        if not self.labels:
+            return str(index)
+        columns = self.run[self.runs[0]]["shape"][1]
+        if len(self.labels) != columns:
+            raise ParityError(
+                f"{self.name}: found {len(self.labels)} labels, expected one a class: {columns}"
+            )
+        return self.labels[index]
+
+
+def _by_operator(path: Path) -> pd.DataFrame:
+    """Read a table of one row an operator; a module may be called 0."""
+    return pd.read_csv(path, dtype={"module": str, "operator": str})
+
+
+def short(operator: str) -> str:
+    """Return an operator as tables and figures name it: ``aten.add.Tensor`` is add."""
+    return operator.removeprefix("aten.").partition(".")[0]
+
+
+def title(run: str) -> str:
+    """Return a run as tables name it: ``npu predicted``."""
+    return run.replace("/", " ")
+
+
+def describe(folder: Path, runs: list[str], settings: dict[str, Any]) -> System:
+    """Return the system of `folder` with what its configuration says of tables."""
+    document = settings.get("published")
+    return System(
+        folder=folder,
+        runs=runs,
+        published=published.figures()[document] if document else {},
+        criterion=document,
+        compared=settings["compared"],
+        task=settings["task"],
+        labels=labels.read(settings["labels"]) if settings.get("labels") else [],
+    )

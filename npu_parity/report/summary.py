@@ -1,0 +1,242 @@
+"""The summary over all systems and devices: rows in full precision, and as tables.
+
+Every row is made from the JSON files of `results.System`; figures are rounded in the tables only.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from npu_parity.report.results import System
+from npu_parity.report.tables import NONE, judged, markdown, metric, number, spread
+from npu_parity.verdict import criteria
+
+VERDICT = ("verdict", "evidence", "failed_question", "verdict_line")
+
+
+def rows(systems: list[System]) -> list[dict[str, Any]]:
+    """Return every row of the summary in full precision, with the files that it comes from."""
+    return [row for system in systems for row in _system_rows(system)]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the summary.
+
+    Attributes:
+        heading: what stands above it.
+        cell: text from a row of `rows`.
+        note: what the heading means, where it does not say so itself.
+        of_system: the cell belongs to the system and is shown once.
+        brief: it is shown on the terminal and in the README too.
+    """
+
+    heading: str
+    cell: Callable[[dict[str, Any]], str]
+    note: str = ""
+    of_system: bool = False
+    brief: bool = False
+
+
+# The one description of each column: `table`, `brief` and their notes are made from it.
+COLUMNS = (
+    Column("System", lambda row: str(row["system"]), of_system=True, brief=True),
+    Column("Parameters", lambda row: f"{row['parameters']:,}", of_system=True),
+    Column("Weights", lambda row: _source(row["weights"]), of_system=True),
+    Column(
+        "Of",
+        lambda row: str(row["compared"]),
+        "what the figures compare.",
+        of_system=True,
+    ),
+    Column("Device", lambda row: str(row["device"]), brief=True),
+    Column(
+        "Run",
+        lambda row: "reference" if row["reference"] else row["run"],
+        "*predicted* is the device's numerics, emulated on the reference; nothing was executed "
+        "on the device. *measured* was executed on this machine. *published* is what a report "
+        "printed for a real Ascend NPU, with its own weights and inputs.",
+        brief=True,
+    ),
+    Column("Max abs", lambda row: number(row["max_abs_error"]), brief=True),
+    Column("Mean abs", lambda row: number(row["mean_abs_error"])),
+    Column("Relative", lambda row: number(row["relative_l2_error"]), "relative L2 error."),
+    Column("1 − cos", lambda row: number(row["one_minus_cosine"], 2), brief=True),
+    Column("Top-1", lambda row: metric("top1_match", row["top1_match"]), brief=True),
+    Column("Top-5", lambda row: metric("top5_overlap", row["top5_overlap"])),
+    Column(
+        "Operators",
+        lambda row: _beyond(row["operators"]),
+        "largest error of any operator, divided by its bound.",
+    ),
+    Column(
+        "Criterion",
+        lambda row: judged(row["criterion"]) if row["criterion"] else NONE,
+        "the report's own pass rule.",
+        brief=True,
+    ),
+    Column(
+        "Verdict",
+        lambda row: _verdict(row),
+        "this project's own answer, and how much the evidence proves.",
+        brief=True,
+    ),
+    Column(
+        "Latency",
+        lambda row: spread(row["latency"] or {}),
+        "mean ± standard deviation in ms, one image at a time.",
+        brief=True,
+    ),
+)
+
+
+def frame(rows: list[dict[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:
+    """Return the cells of some columns; what belongs to a system is shown in its first row."""
+    cells = pd.DataFrame({c.heading: c.cell(row) for c in columns} for row in rows)
+    repeated = pd.Series([row["system"] for row in rows]).duplicated()
+    cells.loc[repeated, [c.heading for c in columns if c.of_system]] = ""
+    return cells
+
+
+def table(rows: list[dict[str, Any]], left_out: dict[str, str]) -> str:
+    """Return the summary as Markdown: a table, what fails, and what the headings mean."""
+    notes = ["\n".join(f"- {c.heading}: {c.note}" for c in COLUMNS if c.note)]
+    notes += [f"{device} is left out: {reason}." for device, reason in left_out.items()]
+    return "\n\n".join([markdown(frame(rows, COLUMNS)), *failures(rows), *notes]) + "\n"
+
+
+# What the README's table may show of a difference, the first that a report printed too.
+DIFFERENCES = {"max_abs_error": "max abs", "one_minus_cosine": "1 − cos"}
+
+
+def overview(rows: list[dict[str, Any]]) -> str:
+    """Return the README's table as Markdown: one line a system, five columns."""
+    lines = []
+    for name in dict.fromkeys(row["system"] for row in rows):
+        of_system = [row for row in rows if row["system"] == name]
+        published = [row for row in of_system if row["run"] == "published"]
+        compared = [row for row in of_system if row["verdict"]]
+        predicted = [row for row in compared if row["run"] == "predicted"]
+        keys = [key for key in DIFFERENCES if not published or published[0][key] is not None]
+        lines.append(
+            {
+                "System": name,
+                "Weights": "trained" if of_system[0]["pretrained"] else "random",
+                "Predicted difference": _differences(predicted, keys[0]),
+                "Published difference": _differences(published, keys[0]),
+                "Verdict": "; ".join(f"{row['device']}: {_verdict(row)}" for row in compared),
+            }
+        )
+    return markdown(pd.DataFrame(lines)) + "\n"
+
+
+def _differences(rows: list[dict[str, Any]], key: str) -> str:
+    """Return one figure of each row, with the device's name where there are several."""
+    several = len(rows) > 1
+    cells = [f"{row['device']}: " * several + number(row[key]) for row in rows]
+    return f"{DIFFERENCES[key]} {', '.join(cells)}" if cells else NONE
+
+
+def brief(rows: list[dict[str, Any]]) -> str:
+    """Return the summary as plain text that fits a terminal."""
+    columns = [c for c in COLUMNS if c.brief]
+    return frame(rows, columns).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
+
+
+def failures(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each run that fails: which question, which operator or input first."""
+    return [
+        f"{row['system']}, {row['device']} {row['run']}: {row['verdict_line']}"
+        for row in rows
+        if row["verdict"] == "FAIL"
+    ]
+
+
+def _system_rows(system: System) -> list[dict[str, Any]]:
+    about = {
+        "system": system.name,
+        "parameters": system.weights["parameters"],
+        "weights": system.weights["source"],
+        "pretrained": system.weights["pretrained"],
+        "compared": system.kind,
+    }
+    rows = []
+    for run in system.runs:
+        device, _, kind = run.partition("/")
+        found, timed = system.metrics.get(run), system.latency.get(run)
+        row = about | {"device": device, "run": kind, "reference": found is None}
+        row |= _compared(system, found or {})
+        row |= {key: (found or {}).get(key) for key in VERDICT}
+        row["operators"] = _operators(system.operators.get(run))
+        row["criterion"] = found["criteria"].get(system.criterion) if found else None
+        row["latency"] = (
+            {k: v for k, v in timed["batch_sizes"]["1"].items() if k != "samples"}
+            if timed and "1" in timed["batch_sizes"]
+            else None
+        )
+        files = ["run.json"] + ["metrics.json"] * bool(found)
+        files += ["operators.csv", "latency.json"] * bool(timed)
+        row["files"] = [str(system.folder / run / file) for file in files]
+        rows.append(row)
+    if system.published:
+        rows.insert(1, about | _published_row(system))
+    return rows
+
+
+def _published_row(system: System) -> dict[str, Any]:
+    printed = system.published["metrics"]
+    row = {"device": "npu", "run": "published", "reference": False}
+    row |= dict.fromkeys(VERDICT) | {"operators": None}
+    row |= _compared(system, printed)
+    row["criterion"] = criteria.CRITERIA[system.criterion].judge(printed)
+    printed_times = system.published.get("latency", {}).get("npu", {})
+    row["latency"] = {k: v for k, v in printed_times.items() if k != "throughput"} or None
+    return row | {"files": ["data/published.yaml"]}
+
+
+def _compared(system: System, found: dict[str, Any]) -> dict[str, Any]:
+    keys = ("max_abs_error", "mean_abs_error", "relative_l2_error", "one_minus_cosine")
+    figures = {key: found.get(system.prefix + key) for key in keys}
+    if figures["one_minus_cosine"] is None and found.get(f"{system.prefix}cosine_similarity"):
+        figures["one_minus_cosine"] = 1 - found[f"{system.prefix}cosine_similarity"]
+    return figures | {key: found.get(key) for key in ("top1_match", "top5_overlap")}
+
+
+def _operators(checked: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Return how many operators were checked and failed, and the largest error of a bound.
+
+    The error is None where it is not finite: a NaN, or a value that had to be equal.
+    """
+    if checked is None:
+        return None
+    largest = float(checked["max_error_of_bound"].max())
+    return {
+        "checked": int(checked["result"].notna().sum()),
+        "failed": int((checked["result"] == "FAIL").sum()),
+        "max_error_of_bound": largest if math.isfinite(largest) else None,
+    }
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["verdict"] is None:
+        return NONE
+    asked = f", question {row['failed_question']}" if row["failed_question"] else ""
+    return f"{row['verdict']}{asked} ({row['evidence']})"
+
+
+def _beyond(operators: dict[str, Any] | None) -> str:
+    """Return the largest error of any operator as a share of its bound, and how many failed."""
+    if operators is None:
+        return NONE
+    largest = operators["max_error_of_bound"]
+    failed = f", {operators['failed']} fail" if operators["failed"] else ""
+    return ("not finite" if largest is None and failed else number(largest)) + failed
+
+
+def _source(source: str) -> str:
+    """Return where weights are from without the pin, and without the path within a package."""
+    name = source.partition("#")[0]
+    return name.partition("/")[0] if name.startswith("package:") else name

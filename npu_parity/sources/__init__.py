@@ -1,0 +1,1 @@
+"""Sources: where networks, weights, images and labels come from."""

@@ -1,0 +1,102 @@
+"""Checkpoints: read safely, fitted to a network tensor by tensor, or not at all."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from npu_parity import evidence
+from npu_parity.errors import ParityError, first_line
+from npu_parity.sources import architectures
+
+State = dict[str, torch.Tensor]
+
+COUNTER = "num_batches_tracked"  # plays no part in inference; older checkpoints lack it
+
+
+def load(folder: str | Path, architecture: str | None = None) -> nn.Module:
+    """Return the network of `folder` with its weights, in evaluation mode on the CPU.
+
+    `folder` holds ``weights.safetensors`` and its sidecar ``weights.json``, whose hash is checked.
+    `architecture` is a port's own, where it is not to be the one that the sidecar names.
+
+    Raises:
+        ParityError: a file is missing, damaged, or does not fit the architecture.
+
+    """
+    file = Path(folder) / "weights.safetensors"
+    sidecar = evidence.read_json(file.with_suffix(".json"))
+    if not file.is_file():
+        raise ParityError(f"{file} is missing: run `snakemake --cores 4 {file}`")
+    evidence.verify(file, sidecar["sha256"])
+    model = architectures.build(architecture or sidecar["architecture"], sidecar["arguments"])
+    model.load_state_dict(fit(read_file(file), model, str(file)))
+    return model
+
+
+def read_file(path: Path) -> State:
+    """Return the tensors of a ``.safetensors`` file or of a checkpoint that ``torch.save`` wrote.
+
+    A checkpoint is unpickled with ``weights_only=True``; a state dict one level down, under
+    ``state_dict`` or ``model``, is found.
+    """
+    if not path.is_file():
+        raise ParityError(f"weights {path}: there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both libraries raise many kinds for a damaged file
+        reason = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to trust it
+            reason = "damaged, or its pickle holds more than tensors"
+        raise ParityError(
+            f"weights {path}: cannot be read ({reason}); expected a whole .safetensors file or "
+            "PyTorch checkpoint: fetch it again"
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+        raise ParityError(f"weights {path}: found {type(state).__name__}, expected named tensors")
+    return dict(state)
+
+
+def fit(state: State, model: nn.Module, origin: str, in_order: bool = False) -> State:
+    """Return `state` under the names of `model`, as float32 where floating.
+
+    Every tensor must be there in its shape, and no other; only batch norm's call counters may
+    lack. With `in_order`, names may differ as long as count, order and shapes are the same.
+
+    Raises:
+        ParityError: names the first tensor that does not fit.
+
+    """
+    expected = model.state_dict()
+    if in_order and state.keys() != expected.keys() and len(state) == len(expected):
+        state = dict(zip(expected, state.values(), strict=True))
+    state = {**{k: v for k, v in expected.items() if k.endswith(COUNTER)}, **state}
+    for problem, names in (
+        ("lacks", [name for name in expected if name not in state]),
+        ("has an unexpected", [name for name in state if name not in expected]),
+    ):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise ParityError(
+                f"weights {origin}: {problem} tensor {names[0]!r}{more}; "
+                f"expected the {len(expected)} tensors of {type(model).__name__}"
+            )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise ParityError(
+                f"weights {origin}: tensor {name!r} has shape {tuple(tensor.shape)}, "
+                f"expected {tuple(expected[name].shape)}"
+            )
+        if expected[name].is_floating_point() and not tensor.is_floating_point():
+            raise ParityError(
+                f"weights {origin}: tensor {name!r} is {tensor.dtype}, expected floating point"
+            )
+    return {name: state[name].to(expected[name].dtype).contiguous() for name in expected}

@@ -1,0 +1,206 @@
+"""Inputs: photographs, synthetic images, random samples and the user's own images.
+
+A source is ``KIND:REST``, where `KINDS` says what kinds there are, or a path. Each kind is one
+class, which parses the rest and yields the inputs.
+"""
+
+import hashlib
+import importlib.util
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from npu_parity.errors import ParityError
+
+PHOTOGRAPHS = {  # shipped by scikit-image; CC0 or public domain
+    "astronaut": "astronaut.png",
+    "chelsea": "chelsea.png",
+    "coffee": "coffee.png",
+    "rocket": "rocket.jpg",
+}
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+Shape = tuple[int, int, int]
+Data = Image.Image | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input: its name, where it is from, the SHA-256 of its bytes, and its data.
+
+    `data` is an RGB image that has yet to be preprocessed, or a float32 array (3, H, W) that is
+    fed as it is.
+    """
+
+    name: str
+    source: str
+    sha256: str
+    data: Data
+
+
+class Source(ABC):
+    """Where inputs come from.
+
+    Attributes:
+        text: the whole source, as the configuration has it.
+        rest: what follows ``KIND:``; the whole text for a path.
+
+    Raises:
+        ParityError: the text is not in the form that the kind wants.
+    """
+
+    def __init__(self, text: str, rest: str):
+        self.text, self.rest = text, rest
+
+    def user_files(self) -> list[str]:
+        """Return the user's own files that the inputs are read from."""
+        return []
+
+    @abstractmethod
+    def inputs(self, shape: Shape) -> Iterator[Input]:
+        """Yield the inputs; `shape` (3, H, W) is the size of inputs that are made here."""
+
+
+class Photograph(Source):
+    """A photograph that scikit-image ships: ``skimage:NAME``."""
+
+    def __init__(self, text: str, rest: str):
+        super().__init__(text, rest)
+        if rest not in PHOTOGRAPHS:
+            raise ParityError(
+                f"input {text}: found photograph {rest!r}, expected {', '.join(PHOTOGRAPHS)}"
+            )
+
+    def inputs(self, shape: Shape) -> Iterator[Input]:
+        """Yield the photograph."""
+        image = read_image(photograph_path(self.rest), self.text)
+        yield Input(self.rest, self.text, image.sha256, image.data)
+
+
+class Generated(Source):
+    """Inputs that are made here, from seeds 0, 1, …: ``KIND:COUNT``."""
+
+    def __init__(self, text: str, rest: str):
+        super().__init__(text, rest)
+        if not re.fullmatch("[0-9]+", rest) or int(rest) < 1:
+            raise ParityError(f"input {text}: found {rest!r}, expected a number of at least 1")
+
+    def inputs(self, shape: Shape) -> Iterator[Input]:
+        """Yield as many as the source asks for."""
+        for index in range(int(self.rest)):
+            data = self.make(np.random.default_rng([0, index]), shape)
+            digest = hashlib.sha256(np.asarray(data).tobytes()).hexdigest()
+            yield Input(f"{self.text.partition(':')[0]}_{index}", self.text, digest, data)
+
+    @abstractmethod
+    def make(self, generator: np.random.Generator, shape: Shape) -> Data:
+        """Return one input."""
+
+
+class Synthetic(Generated):
+    """Smooth blobs of colour under a fine grain: something for every frequency band."""
+
+    def make(self, generator: np.random.Generator, shape: Shape) -> Image.Image:
+        """Return an RGB image of the shape's height and width."""
+        height, width = shape[1:]
+        blobs = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        smooth = np.asarray(blobs.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+        grain = generator.integers(-16, 17, (height, width, 3), dtype=np.int16)
+        return Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
+
+
+class Random(Generated):
+    """Standard normal samples, which are not preprocessed."""
+
+    def make(self, generator: np.random.Generator, shape: Shape) -> NDArray[np.float32]:
+        """Return a float32 array of the shape."""
+        return generator.standard_normal(shape, dtype=np.float32)
+
+
+class Files(Source):
+    """The path of an image, or of a folder of images, taken in the order of their names."""
+
+    def user_files(self) -> list[str]:
+        """Return the images; ParityError for a folder that has none."""
+        return [str(path) for path in self._paths()]
+
+    def inputs(self, shape: Shape) -> Iterator[Input]:
+        """Yield every image."""
+        yield from (read_image(path, self.text) for path in self._paths())
+
+    def _paths(self) -> list[Path]:
+        path = Path(self.rest)
+        if not path.is_dir():
+            return [path]
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise ParityError(f"input {self.text}: the folder has no image (.jpg, .png, …)")
+        return found
+
+
+# The one list of kinds: a new one is a class, and a line here. Everything else is a path.
+KINDS: dict[str, type[Source]] = {
+    "skimage": Photograph,
+    "synthetic": Synthetic,
+    "random": Random,
+}
+
+
+def parse(source: str) -> Source:
+    """Return the source that a text names; ParityError where its kind wants another form.
+
+    >>> parse("random:100").rest
+    '100'
+    """
+    kind, _, rest = source.partition(":")
+    return KINDS[kind](source, rest) if kind in KINDS else Files(source, source)
+
+
+def collect(sources: list[str], shape: Shape) -> Iterator[Input]:
+    """Yield the inputs that `sources` name, in order.
+
+    Args:
+        sources: ``skimage:NAME`` (a photograph), ``synthetic:N`` (images of smooth blobs and
+            grain), ``random:N`` (standard normal samples, not preprocessed), or the path of an
+            image or of a folder of images (in the order of their names).
+        shape: (3, H, W) of what the network is fed; size of the synthetic and random inputs.
+
+    Raises:
+        ParityError: unknown source, missing file, a folder without images, no readable image.
+    """
+    for source in sources:
+        yield from parse(source).inputs(shape)
+
+
+def files(sources: list[str]) -> list[str]:
+    """Return the user's own images that `sources` name, those of folders one by one."""
+    return [file for source in sources for file in parse(source).user_files()]
+
+
+def read_image(path: Path, source: str | None = None) -> Input:
+    """Return an image file as RGB; ParityError when it is missing or no readable image."""
+    try:
+        content = path.read_bytes()
+        with Image.open(path) as image:
+            if image.mode[0] in "IF":  # Pillow would clip them to white
+                raise ValueError(f"{image.mode}: more than 8 bits a channel")
+            data = image.convert("RGB")
+    except FileNotFoundError:
+        raise ParityError(f"input {path}: there is no such file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ParityError(
+            f"input {path}: not a readable image ({error}); expected JPEG, PNG or the like"
+        ) from None
+    return Input(path.name, source or str(path), hashlib.sha256(content).hexdigest(), data)
+
+
+def photograph_path(name: str) -> Path:
+    """Return the file of one of scikit-image's photographs, without importing the package."""
+    spec = importlib.util.find_spec("skimage")
+    return Path(spec.origin).parent / "data" / PHOTOGRAPHS[name]

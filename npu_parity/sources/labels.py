@@ -1,0 +1,19 @@
+"""The names of classes."""
+
+from pathlib import Path
+
+from npu_parity import evidence
+from npu_parity.errors import ParityError
+
+
+def find(name: str) -> Path:
+    """Return the file of class names that the configuration names; ParityError without one."""
+    path = evidence.find(name)
+    if path is None:
+        raise ParityError(f"labels: there is no file {name!r}")
+    return path
+
+
+def read(name: str) -> list[str]:
+    """Return the class names of a file, one a line, in the order of the classes."""
+    return find(name).read_text(encoding="utf-8").splitlines()

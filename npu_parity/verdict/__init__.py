@@ -1,0 +1,1 @@
+"""The verdict: is the port the same network, and how do we know?"""

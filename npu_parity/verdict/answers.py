@@ -1,0 +1,71 @@
+"""The answers to the four questions, and the verdict that follows from them."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+QUESTIONS = {1: "same program", 2: "same kernels", 3: "same answer", 4: "enough evidence"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        question: 1 to 4.
+        passed: None where the question was not asked.
+        findings: what speaks against it, the first first; each one readable line.
+    """
+
+    question: int
+    passed: bool | None
+    findings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return one line: the question, the answer and the first finding."""
+        word = {None: "not asked", True: "yes", False: "no"}[self.passed]
+        more = f" (and {len(self.findings) - 1} more)" if len(self.findings) > 1 else ""
+        told = f": {self.findings[0]}{more}" if self.findings else ""
+        return f"{self.question}. {QUESTIONS[self.question]}? {word}{told}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """PASS, FAIL or PREDICTED, with the answers it follows from."""
+
+    answers: tuple[Answer, ...]
+
+    @property
+    def failed(self) -> Answer | None:
+        """The first question that failed; the fourth qualifies a PASS and fails nothing."""
+        return next((a for a in self.answers if a.question < 4 and a.passed is False), None)
+
+    @property
+    def word(self) -> str:
+        """FAIL; PASS where question 3 was asked, of measured outputs; else PREDICTED."""
+        if self.failed:
+            return "FAIL"
+        measured = any(a.question == 3 and a.passed is not None for a in self.answers)
+        return "PASS" if measured else "PREDICTED"
+
+    @property
+    def evidence(self) -> str:
+        """``strong`` or ``weak``."""
+        return "weak" if any(a.question == 4 and not a.passed for a in self.answers) else "strong"
+
+    def __str__(self) -> str:
+        """Return one line: FAIL with its place, PASS with what it is worth, or PREDICTED."""
+        if self.failed:
+            number, first = self.failed.question, self.failed.findings[0]
+            return f"FAIL (question {number}, {QUESTIONS[number]}: {first})"
+        return f"{self.word} ({self.evidence} evidence)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``metrics.json`` holds."""
+        return {
+            "verdict": self.word,
+            "evidence": self.evidence,
+            "verdict_line": str(self),
+            "failed_question": self.failed.question if self.failed else None,
+            "failed_first": self.failed.findings[0] if self.failed else None,
+            "questions": [asdict(answer) for answer in self.answers],
+        }

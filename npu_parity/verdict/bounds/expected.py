@@ -1,0 +1,112 @@
+"""What a recorded operator must return, and how precisely."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from npu_parity.numerics.formats import Numerics
+from npu_parity.verdict.bounds import elementwise, normalization, products, reductions  # noqa: F401 (rules)
+from npu_parity.verdict.bounds.arithmetic import LARGEST
+from npu_parity.verdict.bounds.rules import RULES, Operator
+from npu_parity.verdict.recording import Call, tensors
+
+# Movement, selection, comparison and what IEEE 754 rounds correctly without an error.
+_MOVED = """
+    alias as_strided cat channel_shuffle clone constant_pad_nd contiguous copy detach diag_embed
+    embedding expand_copy fill flip full full_like gather im2col index index_put index_select lift
+    lift_fresh native_channel_shuffle new_full new_ones new_zeros ones ones_like permute_copy
+    pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat
+    replication_pad1d replication_pad2d replication_pad3d roll scalar_tensor scatter select_scatter
+    slice_scatter squeeze stack t _to_copy transpose tril triu unsafe_split _unsafe_view unsqueeze
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d zero zeros zeros_like
+"""
+_SELECTED = """
+    abs amax amin argmax argmin ceil clamp clamp_max clamp_min floor hardtanh masked_fill
+    masked_select max maximum min minimum neg relu relu6 round sign threshold trunc where
+"""
+_EQUAL = {*_MOVED.split(), *_SELECTED.split()}
+# Equal values; where two are equal, which one an index names is the device's choice.
+_EQUAL_VALUES = {
+    *("max_pool2d_with_indices", "max_pool3d_with_indices", "fractional_max_pool2d"),
+    *("adaptive_max_pool2d", "adaptive_max_pool3d", "topk", "sort", "kthvalue"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """One tensor that an operator must return.
+
+    Attributes:
+        exact: the result; float64, or the operator's own dtype where it must be equal.
+        bound: float64 of the same shape, how far from `exact` each element may lie; None where
+            it must be equal.
+        note: what explains a failure in advance, e.g. operands beyond a format's range.
+    """
+
+    exact: Tensor
+    bound: Tensor | None
+    note: str = ""
+
+    def share(self, found: Tensor) -> Tensor:
+        """Return each element's error as a share of its bound: at most 1 is a pass.
+
+        NaN and infinity pass only where the exact result has the same, or overflows float32.
+
+        Args:
+            found: of the shape of `exact`; any device.
+
+        Returns:
+            float64, the shape of `exact`; infinite where an element must be equal and is not.
+        """
+        found, exact = found.cpu(), self.exact
+        if self.bound is None:
+            share = torch.where(found == exact, 0.0, math.inf).double()
+            return share.masked_fill_((found != found) & (exact != exact), 0.0)
+        found = found.double()
+        share = (found - exact).abs_().div_(self.bound)
+        odd = ~(share.isfinite() & self.bound.isfinite())
+        if odd.any():
+            overflow = found.isinf() & (exact.abs() + self.bound >= LARGEST)
+            overflow &= found.sign() == exact.sign()
+            equal = (found == exact) | (found.isnan() & exact.isnan()) | overflow
+            share[odd] = torch.where(equal, 0.0, math.inf).double()[odd]
+        return share
+
+
+@torch.no_grad()
+def exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | None:
+    """Compute what a recorded operator must return, and how precisely.
+
+    Args:
+        call: with operands on the CPU.
+        numerics: of the device that is to be held against the bound.
+
+    Returns:
+        One entry for each tensor that the operator returns; None for one that is not held
+        against anything (indices of equal maxima, statistics that inference does not use). None
+        altogether where there is no bound for this operator.
+    """
+    results = tensors(call.result)
+    if call.arguments.get("accumulate") or call.arguments.get("reduce"):
+        return None
+    computed = any(result.is_floating_point() for result in results)
+    equal = call.func.is_view or call.name in _EQUAL or call.arguments.get("rounding_mode")
+    random = torch.Tag.nondeterministic_seeded in call.func.tags
+    if equal or not (computed or random):
+        return [Expected(exact, None) for exact in tensors(Operator(call).run())]
+    if call.name in _EQUAL_VALUES:
+        values = tensors(Operator(call).run())[0]
+        return [Expected(values, None), *[None] * (len(results) - 1)]
+    if call.name not in RULES or results[0].dtype != torch.float32:
+        return None
+    operator = Operator(call, torch.float64, numerics)
+    exact = operator.run()
+    bounds = RULES[call.name](operator, exact)
+    if bounds is None:
+        return None
+    bounds = bounds if isinstance(bounds, tuple) else (bounds,)
+    held = zip(tensors(exact), bounds, strict=False)
+    expected = [Expected(e, b.expand(e.shape), operator.note) for e, b in held]
+    return [*expected, *[None] * (len(results) - len(expected))]

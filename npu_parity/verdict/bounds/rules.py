@@ -1,0 +1,67 @@
+"""Operators that can be run again, and the rules that bound them, by name."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map, tree_map_only
+
+from npu_parity.numerics.formats import Numerics
+from npu_parity.verdict.recording import Call
+
+
+class Operator:
+    """A recorded operator that can be run again, with other operands and in other precision."""
+
+    def __init__(self, call: Call, dtype: torch.dtype | None = None, numerics=None):
+        self.func, self.name, self.note = call.func, call.name, ""
+        self.numerics: Numerics = numerics or Numerics()
+        self.arguments: dict[str, Any] = call.arguments
+        if dtype:
+
+            def converted(value: Any) -> Any:
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    return value.to(dtype)
+                return dtype if value is torch.float32 else value
+
+            self.arguments = tree_map(converted, call.arguments)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def run(self, /, **changed: Any) -> Any:
+        """Run it, with other arguments where they are given; nothing is written to."""
+        arguments = {**self.arguments, **changed}
+        if self.func._schema.is_mutable:
+            arguments = tree_map_only(Tensor, Tensor.clone, arguments)
+        return self.func(**arguments)
+
+    def magnitude(self) -> Tensor:
+        """Return the operator's sum over the magnitudes of its first operand."""
+        name = next(iter(self.arguments))
+        return self.run(**{name: self[name].double().abs()})
+
+
+Rule = Callable[[Operator, Any], Tensor | tuple[Tensor, ...] | None]
+RULES: dict[str, Rule] = {}
+
+
+def bound(*names: str) -> Callable[[Rule], Rule]:
+    """Make a function the rule of the operators that are named."""
+
+    def register(rule: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return register
+
+
+def described() -> dict[str, list[str]]:
+    """Return the operators that have a bound, by what the bound is."""
+    found: dict[str, list[str]] = {}
+    for name, rule in RULES.items():
+        text = " ".join((inspect.getdoc(rule) or "").partition("\n\n")[0].split())
+        found.setdefault(text, []).append(name)
+    return found

@@ -1,0 +1,16 @@
+"""The figures that published reports printed for real Ascend NPUs."""
+
+from functools import cache
+from typing import Any
+
+import yaml
+
+from npu_parity.evidence.files import PACKAGE
+
+
+@cache
+def figures() -> dict[str, Any]:
+    """Return what the reports printed, by the name of the report (``data/published.yaml``)."""
+    text = (PACKAGE / "data/published.yaml").read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
