@@ -1,12 +1,14 @@
-# `make` sets up and runs everything; nothing but Python 3.11, make and git is assumed.
+# `make` sets up and runs everything. It needs only Python 3.11, make and git.
 #   make EXTRA=npu PROFILE=profiles/npu    on a machine with an Ascend NPU
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 EXTRA ?= cpu
 CORES ?= 4
 PROFILE ?= profiles/default
+# A kernel of OpenBLAS that every processor of the family supports, but rarely uses by default.
+OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test lint docs gate clean
+.PHONY: all test elsewhere evidence quick lint docs gate clean
 
 all: .venv/.ready
 	snakemake --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -14,23 +16,40 @@ all: .venv/.ready
 test: .venv/.ready
 	pytest -n 2 --dist loadfile
 
+# All tests as on another machine: other kernels of BLAS and torch, two threads.
+elsewhere: .venv/.ready
+	OPENBLAS_CORETYPE=$(OTHER_CORE) ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2 \
+	  pytest -n 2 --dist loadfile
+
+# The tests that read results/. They must pass for the results of any run.
+evidence: .venv/.ready
+	pytest -n 2 tests/test_results.py tests/test_readme.py
+
+# The fast tests, for every change.
+quick: .venv/.ready
+	pytest -m "not slow" -n 2 --dist loadfile
+
 lint: .venv/.ready
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile rules
+	mypy
+	lint-imports
+	codespell
 	snakemake --lint
-	python scripts/readme.py --check
+	python scripts/readme.py --check README.md docs/*.md
 
-# What the documentation takes from the code: the picture of the rules, the thresholds.
+# The pages of the documentation that are made from the code.
 docs: .venv/.ready
-	python scripts/thresholds.py docs/thresholds.md
-	snakemake --cores 1 --rulegraph mermaid-js all | python scripts/rulegraph.py docs/rulegraph.md
-	python scripts/readme.py
+	python docs/make.py thresholds
+	python docs/make.py api
+	snakemake --cores 1 --rulegraph mermaid-js all | python docs/make.py rulegraph
+	python scripts/readme.py README.md docs/*.md
 
 # Which gate catches which porting fault: benchmarks/gate/results.json, docs/gate.md, README.
 gate: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE python benchmarks/gate/run.py
-	python scripts/readme.py
+	python scripts/readme.py README.md docs/*.md
 
 clean:
 	rm -rf results logs .snakemake

@@ -1,9 +1,6 @@
 """Does a vision model still compute the same thing there, how do you know, and how fast is it?"""
 
 
-configfile: "config.yaml"
-
-
 include: "rules/common.smk"
 include: "rules/inputs.smk"
 include: "rules/weights.smk"
@@ -28,4 +25,5 @@ rule all:
         expand("results/{system}/divergence.svg", system=SYSTEMS),
         expand("results/tables/{system}.md", system=SYSTEMS),
         "results/tables/summary.md",
+        "results/tables/overview.md",
         "results/summary.json",

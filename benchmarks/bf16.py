@@ -1,10 +1,10 @@
-"""Real bf16 kernels against the bound of products with bf16 operands, on every system.
+"""Compare real bf16 kernels with the bound of products with bf16 operands, on every system.
 
-``python benchmarks/bf16.py`` after ``make``. Prints the largest error as a share of the bound.
+``python benchmarks/bf16.py`` after ``make`` prints the largest error as a share of the bound.
 
-Every convolution and matrix product of a network is executed by torch in bfloat16: on a CPU with
-AVX512-BF16 or AMX its oneDNN kernels multiply bf16 operands in hardware and add in float32. They
-take a bias in bf16 and return bf16, so both may be rounded once more than the bound says.
+Torch executes every convolution and matrix product of a network in bfloat16. On a CPU with
+AVX512-BF16 or AMX, its oneDNN kernels multiply bf16 operands in hardware and add in float32. They
+also round the bias and the result to bf16, so the check allows these two additional roundings.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ BF16 = Numerics(conv="bf16", matmul="bf16")
 
 @torch.no_grad()
 def share(call: Call) -> float:
-    """Return the largest error of a product in bfloat16, of the bound with those two roundings."""
+    """Return the largest error of a bfloat16 product as a share of the bound and two roundings."""
     (expected,) = exact_and_bound(call, BF16)
     narrow = tree_map_only(torch.Tensor, torch.Tensor.bfloat16, (call.args, call.kwargs))
     found = call.func(*narrow[0], **narrow[1])
@@ -41,9 +41,9 @@ def share(call: Call) -> float:
 
 
 def main(
-    results: Annotated[Path, typer.Option(help="of a finished run")] = ROOT / "results",
+    results: Annotated[Path, typer.Option(help="results of a run")] = ROOT / "results",
 ) -> None:
-    """Print count and largest share for every system of config.yaml."""
+    """Print the number of products and the largest share for every system of config.yaml."""
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")
     for system in config.load(ROOT / "config.yaml")["models"]:
         model = checkpoints.load(results / system)

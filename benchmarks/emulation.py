@@ -1,9 +1,9 @@
-"""How much slower a forward pass is with a device's numerics emulated: ratios, side by side.
+"""Measure the ratio of the times of a forward pass with and without emulated numerics.
 
 ``python benchmarks/emulation.py [--threads 1] [--samples 15] [--batch 1]``
 
-Plain and emulated passes take turns, so that whatever else the machine does meets both. Times are
-not printed: they belong to the machine, and the ratio is what is promised (at most 2).
+Plain and emulated passes alternate, so other load on the machine affects both. The program prints
+only the ratio, because the times depend on the machine. The project promises a ratio of at most 2.
 """
 
 import statistics
@@ -25,16 +25,16 @@ REDUCED = {name: numerics for name, numerics in PRESETS.items() if not numerics.
 
 
 def seconds(model: torch.nn.Module, x: torch.Tensor) -> float:
-    """Return how long one forward pass takes."""
+    """Return the time of one forward pass."""
     start = time.perf_counter()
     model(x)
     return time.perf_counter() - start
 
 
 def main(
-    threads: Annotated[int, typer.Option(help="of torch")] = 1,
-    samples: Annotated[int, typer.Option(help="pairs of passes by system and numerics")] = 15,
-    batch: Annotated[int, typer.Option(help="images in a pass")] = 1,
+    threads: Annotated[int, typer.Option(help="threads of torch")] = 1,
+    samples: Annotated[int, typer.Option(help="pairs of passes for system and numerics")] = 15,
+    batch: Annotated[int, typer.Option(help="images in one pass")] = 1,
 ) -> None:
     """Print the median, smallest and largest ratio for every system and numerics."""
     torch.set_num_threads(threads)
@@ -49,7 +49,7 @@ def main(
             with torch.inference_mode():
                 for _ in range(samples + 2):
                     plain = seconds(model, x)
-                    with emulated:  # entered again and again, as one that sees many inputs
+                    with emulated:  # the same emulation for many inputs
                         ratios.append(seconds(model, x) / plain)
             ratios = ratios[2:]  # caches are warm
             median = statistics.median(ratios)

@@ -1,8 +1,8 @@
-"""The SVHN multi-digit network, as its checkpoint was trained and as the port report has it.
+"""The SVHN multi-digit network, in the version of its checkpoint and in that of the port report.
 
-Both have the same tensors, names and shapes, so a checkpoint loads strictly into either; they
-compute different things. Structure after Goodfellow et al., *Multi-digit Number Recognition
-from Street View Imagery using Deep Convolutional Neural Networks*, arXiv:1312.6082.
+Both have the same tensors, names and shapes, so both load the checkpoint. But they compute
+different outputs. The structure follows Goodfellow et al., *Multi-digit Number Recognition from
+Street View Imagery using Deep Convolutional Neural Networks*, arXiv:1312.6082.
 """
 
 import torch
@@ -15,14 +15,14 @@ HEADS = {"length": 7, "digit1": 11, "digit2": 11, "digit3": 11, "digit4": 11, "d
 class SVHN(nn.Module):
     """Eight convolutions, two linear layers, six heads.
 
-    Input: float32 (N, 3, 54, 54). Output: one float32 (N, 7 + 5 * 11) of logits, the heads of
-    `HEADS` side by side; class 10 of a digit head means that there is no digit.
+    Input: float32 (N, 3, 54, 54). Output: float32 logits (N, 7 + 5 * 11), the heads of `HEADS` in
+    order. Class 10 of a digit head means "no digit".
 
     Args:
-        pools: one entry a convolution: the stride of the 2x2 maximum pool after it (padding 1),
-            or None where there is none.
+        pools: one entry for each convolution: the stride of the following 2x2 maximum pool, or None
+            without a pool.
         pool_padding: padding of these pools.
-        pooled: spatial size that an adaptive average pool brings the features to; None for none.
+        pooled: spatial size after an adaptive average pool; None without this pool.
 
     """
 
@@ -45,7 +45,7 @@ class SVHN(nn.Module):
             self.add_module(key, nn.Sequential(nn.Linear(3072, width)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits of all heads side by side."""
+        """Return the logits of all heads in order."""
         for i in range(1, len(CHANNELS)):
             x = getattr(self, f"_hidden{i}")(x)
         x = self._hidden10(self._hidden9(self._pool(x).flatten(1)))
@@ -54,7 +54,7 @@ class SVHN(nn.Module):
 
 
 def svhn() -> SVHN:
-    """Return the network that the checkpoint was trained with: eight padded pools, 54 to 7."""
+    """Return the network of the checkpoint: eight padded pools, from 54 to 7."""
     return SVHN(pools=(2, 1, 2, 1, 2, 1, 2, 1), pool_padding=1, pooled=None)
 
 

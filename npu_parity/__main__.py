@@ -12,17 +12,19 @@ app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
 @app.callback()
 def npu_parity() -> None:
-    """Ask a system about images of your own, or a device about its arithmetic."""
+    """Classify your own images with a system, or measure the numerics of a device."""
 
 
 @app.command()
 def predict(
-    system: Annotated[str, typer.Option(help="a name among the configuration's models")],
-    image: Annotated[list[Path], typer.Option(help="an image file; may be given several times")],
-    device: Annotated[str, typer.Option(help="a name among the configuration's devices")] = "cpu",
-    config: Annotated[Path, typer.Option(help="results lie beside it")] = Path("config.yaml"),
+    system: Annotated[str, typer.Option(help="a system of the configuration (key of models)")],
+    image: Annotated[list[Path], typer.Option(help="an image file; may be repeated")],
+    device: Annotated[str, typer.Option(help="a device of the configuration")] = "cpu",
+    config: Annotated[
+        Path, typer.Option(help="the configuration; results/ is in the same folder")
+    ] = Path("config.yaml"),
 ) -> None:
-    """Print the five best classes of each IMAGE, or its digits, with scores and time."""
+    """Print the five best classes or the digits of each IMAGE, with scores and time."""
     from npu_parity.system import load
 
     print(*load(system, device, config).predict(image), sep="\n")
@@ -30,10 +32,10 @@ def predict(
 
 @app.command()
 def probe(
-    device: Annotated[str, typer.Option(help="a name among the configuration's devices")] = "cpu",
+    device: Annotated[str, typer.Option(help="a device of the configuration")] = "cpu",
     config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
 ) -> None:
-    """Print how many mantissa bits of float32 operands a device keeps, and how it rounds."""
+    """Print the mantissa bits that a device keeps of float32 operands, and its rounding."""
     from npu_parity import config as configuration
     from npu_parity.backends.machine import cpus
     from npu_parity.numerics import probing

@@ -1,7 +1,7 @@
-"""A port held against its original, in Python: ``print(check_port(reference, ported, inputs))``.
+"""Compare a port with its original in Python: ``print(check_port(reference, ported, inputs))``.
 
-No workflow, no files. `check_port` asks the four questions of `verdict` in one call; an `Original`
-does so for several ports and computes what is the reference's only once.
+This needs no workflow and no files. `check_port` asks the four questions of the verdict in one
+call. An `Original` does the same for several ports and computes the reference only once.
 """
 
 import contextlib
@@ -33,17 +33,17 @@ from npu_parity.verdict.program import differences
 from npu_parity.verdict.questions import ENVELOPE, Runs, distances
 from npu_parity.verdict.recording import Call, record
 
-Context = Callable[[], contextlib.AbstractContextManager]
+Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_port` found; ``str()`` is for people.
+    """The result of `check_port`; ``str()`` gives a readable text.
 
     Attributes:
-        judgement: the verdict, the metrics and what follows from them.
-        outputs: of the port, float32 (inputs, columns).
-        operators: question 2, one result for each operator of the reference; None where it was
+        judgement: the verdict, the metrics and the numerics found.
+        outputs: outputs of the port, float32 (inputs, columns).
+        operators: the results of question 2, one for each operator of the reference; None if it was
             not asked.
         follow: computes `steps`.
     """
@@ -60,17 +60,17 @@ class Report:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Of the port's outputs, as `metrics.compare` returns them."""
+        """The result of `metrics.compare` for the port's outputs."""
         return self.judgement.metrics
 
     @property
     def explained(self) -> float | None:
-        """Share of the difference that the predicted rounding accounts for."""
+        """The share of the difference that the predicted rounding explains."""
         return self.judgement.explained
 
     @property
     def numerics_found(self) -> str | None:
-        """The format whose prediction lies nearest to the measured outputs."""
+        """The format whose prediction is nearest to the measured outputs."""
         return self.judgement.numerics_found
 
     @property
@@ -85,16 +85,16 @@ class Report:
 
     @cached_property
     def steps(self) -> list[Step]:
-        """How the error grows, operator by operator, on the input that differs most."""
+        """The error after each operator, for the input with the largest difference."""
         return self.follow()
 
     @cached_property
     def first(self) -> Step | None:
-        """Of a port that fails: the first operator beyond its bound or its predicted envelope."""
+        """The first operator beyond its bound or its envelope; None if the port passes."""
         return None if self.passed else first_beyond(self.steps, ENVELOPE)
 
     def __str__(self) -> str:
-        """Return the verdict, the four answers and the figures behind them."""
+        """Return the verdict, the four answers and the most important metrics."""
         lines = [str(self.verdict), *(f"  {answer}" for answer in self.questions)]
         if self.first:
             where = f"operator {self.first.index} {self.first.operator}"
@@ -113,23 +113,27 @@ class Report:
 
 
 class Original:
-    """A reference and its inputs, against which ports to one device are held.
+    """A reference and its inputs, for the comparison with ports to one device.
 
     Args:
-        reference: in evaluation mode, float32; copied, and run on the CPU.
-        inputs: float32 (inputs, 3, H, W), or whatever one tensor the network takes.
+        reference: a float32 network in evaluation mode; a copy of it runs on the CPU.
+        inputs: float32 (inputs, 3, H, W), or any other single input tensor of the network.
         device: a backend (``cpu``, ``npu``, ``cuda``, ``xpu``, ``mps``) or a `Device`.
-        numerics: what the device promises: a name of `numerics.PRESETS`, formats by kind of
+        numerics: the numerics that the device promises: a name in `PRESETS`, formats by kind of
             operator, or None for the backend's default.
         task: ``classification``, ``features`` or ``digits``, see `metrics.compare`.
         heads: widths of the heads, in order.
-        names: of the inputs.
-        pretrained: whether the weights are trained; None where nobody knows.
-        kernels: makes a context within which ports and the device's operators run: a stand-in
-            for a device that is not here.
+        names: names of the inputs.
+        pretrained: whether the weights are trained; None if unknown.
+        kernels: returns a context that simulates an absent device. Ports and the device's
+            operators run inside it.
 
     Raises:
-        ParityError: no inputs, unknown numerics, a reference in training mode.
+        ParityError: no inputs, unknown numerics, or a reference in training mode.
+
+    >>> original = Original(nn.Linear(4, 3).eval(), torch.eye(4))
+    >>> original.check(copy.deepcopy(original.reference)).passed
+    True
     """
 
     def __init__(
@@ -144,7 +148,7 @@ class Original:
         pretrained: bool | None = None,
         kernels: Context | None = None,
     ):
-        # A copy: a port may share modules with it, and is moved to the device.
+        # Copy, because a port may share modules with the reference and is moved to the device.
         self.reference, self.inputs = copy.deepcopy(reference).to("cpu"), _array(inputs)
         self.device = _device(device, numerics)
         self.promised = self.device.numerics
@@ -155,7 +159,7 @@ class Original:
 
     @cached_property
     def runs(self) -> Runs:
-        """The reference's own, exact and predicted outputs; nothing measured yet."""
+        """The reference's outputs, the exact and the predicted outputs, without measured ones."""
         return Runs(
             reference=outputs.measure(self.reference, self.inputs, Device("cpu")),
             exact=outputs.exact(self.reference, self.inputs, self.device),
@@ -165,7 +169,7 @@ class Original:
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray]:
-        """What the reference would compute in each format, where the device may round."""
+        """The predicted outputs for each format, rounded where the device may round."""
         known = {self.promised: self.runs.predicted, Numerics(): self.runs.reference}
         candidates = {name: candidate(self.promised, name) for name in FORMATS}
         return {
@@ -182,19 +186,19 @@ class Original:
 
     @cached_property
     def operators(self) -> list[OperatorResult] | None:
-        """Question 2 on the device, or on what stands in for it; None where it is not asked."""
+        """The results of question 2 on the device or its simulation; None if not asked."""
         return self._operators(self.kernels or contextlib.nullcontext)
 
     def probe(self, target: torch.device) -> dict[str, dict[str, int | str | None]] | None:
-        """Return what a probe of the device finds; None where question 2 is not asked."""
+        """Return the result of probing the device; None if question 2 is not asked."""
         return probe(device=target) if 2 in self.asked else None
 
     def differences(
         self, ported: nn.Module, ported_inputs: NDArray[Any] | None = None
     ) -> list[str] | None:
-        """Return what speaks against the same program, the most telling first; question 1.
+        """Return the findings of question 1, the most important first.
 
-        None where the backend cannot be asked.
+        The result is None if the backend cannot answer question 1.
         """
         if 1 not in self.asked:
             return None
@@ -210,14 +214,14 @@ class Original:
         alone: Mapping[int, float] | None = None,
         within: Context = contextlib.nullcontext,
     ) -> list[Step]:
-        """Follow the reference, its prediction and a port, if any, through one input.
+        """Return the error of the prediction and of a port after each operator, for one input.
 
         Args:
-            ported: runs on the device.
-            number: of the input.
-            ported_inputs: as of `check_port`.
+            ported: a port, which runs on the device; None gives only the prediction.
+            number: the number of the input.
+            ported_inputs: the same as in `check_port`.
             alone: largest error of each operator on the device, as a share of its bound.
-            within: as `kernels` of `check_port`.
+            within: the same as `kernels` in `check_port`.
         """
         own = _tensor(self.inputs[number : number + 1])
         calls = record(self.reference, own) if number else self.calls
@@ -239,7 +243,7 @@ class Original:
         batch: int = 1,
         kernels: Context | None = None,
     ) -> Report:
-        """Ask the four questions of a port; arguments as of `check_port`."""
+        """Ask the four questions about a port. The arguments are the same as in `check_port`."""
         within = kernels or self.kernels or contextlib.nullcontext
         theirs = self.inputs if ported_inputs is None else _array(ported_inputs)
         differences = self.differences(ported, theirs)
@@ -247,7 +251,6 @@ class Original:
         with self._target(within).configured() as target, within():
             measured = outputs.forward(ported.to(target), theirs, target, batch)
             probed = self.probe(target)
-        same_shape = measured.shape == self.runs.reference.shape
         judgement = judge(
             Case(
                 replace(self.runs, measured=measured),
@@ -258,10 +261,10 @@ class Original:
                 differences,
                 operators,
                 probed,
-                distances(measured, self.predictions) if same_shape else {},
+                distances(measured, self.predictions),
             )
         )
-        number = metrics.worst_input(judgement.metrics) if same_shape else 0
+        number = metrics.worst_input(judgement.metrics)
         alone = {result.index: result.largest_error for result in operators or ()}
         return Report(
             judgement,
@@ -277,7 +280,7 @@ class Original:
         return check_operators(self.calls, target, run, numerics=self.promised)
 
     def _target(self, within: Context) -> Device:
-        """What ports run on: a stand-in rounds by itself, and nothing is to be switched on."""
+        """Return the device for ports. A simulated device rounds without switches of torch."""
         return self.device if within is contextlib.nullcontext else Device(self.device.backend)
 
 
@@ -293,18 +296,25 @@ def check_port(
     kernels: Context | None = None,
     **about: Any,
 ) -> Report:
-    """Ask whether `ported`, on `device`, is the same network as `reference` on the CPU.
+    """Check whether `ported` on `device` is the same network as `reference` on the CPU.
 
     Args:
-        reference: see `Original`, as `inputs`, `device`, `numerics` and `about`.
-        ported: what is to be the same; it is left on the device.
-        ported_inputs: what the port's own preprocessing makes of the same images.
-        batch: how many inputs the port computes at a time.
-        kernels: makes a context within which the port and the device's operators run: a stand-in
-            for a device that is not here.
+        reference: see `Original`, also for `inputs`, `device`, `numerics` and `about`.
+        ported: the network to check; it stays on the device.
+        ported_inputs: the same images after the port's own preprocessing; default `inputs`.
+        batch: the number of inputs in one forward pass of the port.
+        kernels: returns a context that simulates an absent device. The port and the device's
+            operators run inside it.
 
     Raises:
-        ParityError: no inputs, a device that is not here, outputs that are no rows of numbers.
+        ParityError: no inputs, the device is not available, or the outputs do not have one row for
+            each input.
+
+    >>> reference = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten()).eval()
+    >>> ported = copy.deepcopy(reference)
+    >>> ported[1].eps = 1e-3
+    >>> print(check_port(reference, ported, torch.ones(2, 3, 8, 8)).verdict)
+    FAIL (question 1, same program: batch_norm eps 0.001 where the reference has 1e-05, at 1)
     """
     original = Original(reference, inputs, device, numerics, kernels=kernels, **about)
     return original.check(ported, ported_inputs, batch)

@@ -1,4 +1,4 @@
-"""Command lines: a typed function becomes one, and a user's mistake becomes one line."""
+"""Turn a typed function into a command line, and a user's mistake into one line."""
 
 import json
 import sys
@@ -15,9 +15,9 @@ from npu_parity.numerics.formats import Numerics
 
 
 def run(main: Callable[..., None] | typer.Typer) -> None:
-    """Run `main` with the command line's arguments; a user's mistake is one line and exit 1.
+    """Run `main` with the arguments of the command line. A user's mistake prints one line, exit 1.
 
-    So is a torch that cannot be imported because torch_npu, which it loads, does not find CANN.
+    The same applies if torch cannot be imported because torch_npu does not find CANN.
     """
     try:
         main() if isinstance(main, typer.Typer) else typer.run(main)
@@ -30,14 +30,14 @@ def run(main: Callable[..., None] | typer.Typer) -> None:
         reason = first_line(error.__cause__) if error.__cause__ else "no reason given"
         print(
             f"error: torch cannot load torch_npu ({reason}); source CANN's set_env.sh, or set "
-            "TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU",
+            "TORCH_DEVICE_BACKEND_AUTOLOAD=0 to continue without the NPU",
             file=sys.stderr,
         )
         sys.exit(1)
 
 
 def mapping(text: str) -> dict[str, Any]:
-    """Parse an option that is a JSON object, such as ``--arguments '{"num_classes": 0}'``."""
+    """Parse an option with a JSON object, such as ``--arguments '{"num_classes": 0}'``."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -49,7 +49,7 @@ def mapping(text: str) -> dict[str, Any]:
 
 def device(text: str) -> _Device:
     """Parse a device: ``cpu``, or ``'{"backend": "npu", "numerics": {"conv": "hf32"}}'``."""
-    settings = mapping(text) if text.startswith("{") else {"backend": text}
+    settings: dict[str, Any] = mapping(text) if text.startswith("{") else {"backend": text}
     found = _Device(settings.get("backend", ""), Numerics.from_dict(settings.get("numerics", {})))
     found.implementation  # noqa: B018  (an unknown backend is an error here)
     return found
@@ -59,12 +59,12 @@ def _code() -> str:
     return digest(sys.argv[0])
 
 
-# What the programs of the rules have in common.
+# Common options of the programs that the rules run.
 Weights = Annotated[Path, typer.Option(help="folder with weights.safetensors and its sidecar")]
-Inputs = Annotated[Path, typer.Option(help="inputs.npy, with its sidecar beside it")]
+Inputs = Annotated[Path, typer.Option(help="inputs.npy, in the same folder as its sidecar")]
 Device = Annotated[_Device, typer.Option(parser=device, help="a backend, or JSON with numerics")]
 Ported = Annotated[str, typer.Option(help="the port's own architecture, if it has one")]
-Threads = Annotated[int, typer.Option(help="of the CPU; at most one for each CPU")]
+Threads = Annotated[int, typer.Option(help="CPU threads; at most one for each CPU")]
 Code = Annotated[
     str, typer.Option(default_factory=_code, help="hash of this program's code, for the sidecar")
 ]

@@ -1,4 +1,4 @@
-"""The configuration: read, checked against its schema, and every mistake told in one line."""
+"""Read the configuration, check it against its schema, and explain a mistake in one line."""
 
 import copy
 import difflib
@@ -13,6 +13,7 @@ import yaml
 from npu_parity import evidence
 from npu_parity.backends.device import BACKENDS, Device
 from npu_parity.errors import ParityError
+from npu_parity.evidence.document import Document, Place, dotted, read
 from npu_parity.evidence.files import PACKAGE
 from npu_parity.numerics.formats import Numerics
 from npu_parity.sources import images, labels, weights
@@ -21,9 +22,9 @@ from npu_parity.verdict import published
 
 Config = dict[str, Any]
 
-NETWORKS = ("architecture", "ported")  # keys that may name a file of the user's
+NETWORKS = ("architecture", "ported")  # keys that may name the user's own file
 
-# What only code can judge: the ``format`` of a string in the schema.
+# The ``format`` of a string in the schema, which only code can check.
 FORMATS: dict[str, Callable[[str], Any]] = {
     "backend": BACKENDS.require,
     "weights source": weights.parse,
@@ -32,32 +33,32 @@ FORMATS: dict[str, Callable[[str], Any]] = {
 
 
 def load(path: str | Path = "config.yaml") -> Config:
-    """Return a configuration file with the schema's defaults filled in.
+    """Return a configuration file with the schema's defaults.
 
     Raises:
-        ParityError: the file is missing, no YAML, or not as the schema and `check` want it.
+        ParityError: the file is missing, not YAML, or violates the schema or `check`.
     """
-    try:
-        config = yaml.safe_load(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise ParityError(f"{path} is missing: run where config.yaml lies") from None
-    except yaml.YAMLError as error:
-        raise ParityError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    complete(config, path)
+    document = read(path)
+    complete(document.data, document)
+    config: Config = document.data
     return config
 
 
-def complete(config: Config, path: str | Path) -> None:
-    """Check a configuration and set, in place, the defaults of what it leaves out.
+def complete(config: Any, document: Document) -> None:
+    """Check a configuration and set the defaults of missing keys in place.
+
+    Args:
+        config: what the file says, perhaps with keys from the command line.
+        document: the file, for the lines in messages.
 
     Raises:
-        ParityError: it is not as the schema and `check` want it; `path` is for the message.
+        ParityError: the configuration violates the schema or `check`.
     """
     error = jsonschema.exceptions.best_match(_validator().iter_errors(config))
     if error:
-        raise ParityError(f"{path}: {explain(error)}")
+        raise explain(error, document)
     fill(config, schema())
-    check(config, path)
+    check(config, document)
 
 
 @cache
@@ -86,7 +87,7 @@ def _accepts(parse: Callable[[str], Any]) -> Callable[[object], bool]:
 
 
 def fill(value: Any, schema: dict[str, Any]) -> None:
-    """Set, in place, the defaults of every key that `value` lacks."""
+    """Set the defaults of all missing keys of `value` in place."""
     if not isinstance(value, dict):
         return
     for key, rule in schema.get("properties", {}).items():
@@ -99,58 +100,69 @@ def fill(value: Any, schema: dict[str, Any]) -> None:
             fill(entry, rest)
 
 
-def explain(error: jsonschema.ValidationError) -> str:
-    """Return one line: where in the configuration, what was found, what was expected."""
-    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
-    where = where.lstrip(".") or "the configuration"
+def explain(error: jsonschema.ValidationError, document: Document) -> ParityError:
+    """Return one line: the place in the configuration, the value found, the value expected."""
+    place = tuple(error.absolute_path)
+    # jsonschema declares these three as optional, but a reported error always has them.
+    rule: Any = error.schema
+    required: Any = error.validator_value
+    found: Any = error.instance
     if error.validator == "additionalProperties":
-        known = list(error.schema["properties"])
-        key = next(k for k in error.instance if k not in known)
+        known = list(rule["properties"])
+        key = next(k for k in found if k not in known)
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-        return f"{where}: unknown key {key!r}; {hint}"
+        return mistake(document, place, f"unknown key {shortened(key)}; {hint}", at=(*place, key))
     if error.validator == "required":
-        key = next(k for k in error.validator_value if k not in error.instance)
-        return f"{where}: the key {key!r} is missing"
+        key = next(k for k in required if k not in found)
+        return mistake(document, place, f"the key {key!r} is missing")
     if error.validator == "format":
-        return f"{where}: {error.cause}"
-    expected = error.schema.get("description", error.message)
-    return f"{where}: found {error.instance!r}, expected {expected}"
+        return mistake(document, place, shortened(str(error.cause), quoted=False))
+    expected = rule.get("description", error.message)
+    text = f"found {shortened(found)}, expected {shortened(expected, quoted=False)}"
+    return mistake(document, place, text)
 
 
-def check(config: Config, path: str | Path) -> None:
-    """Raise ParityError for what a schema cannot express: names and files that must exist."""
-    if config["reference"] not in config["devices"]:
-        raise ParityError(
-            f"{path}: reference: found {config['reference']!r}, expected one of "
-            f"{', '.join(config['devices'])}"
-        )
-    reference = config["devices"][config["reference"]]
-    if set(reference["numerics"].values()) - {"fp32"}:
-        raise ParityError(
-            f"{path}: devices.{config['reference']}.numerics: the reference computes in fp32"
-        )
+def mistake(document: Document, place: Place, text: str, at: Place | None = None) -> ParityError:
+    """Return an error: the file with the line, the place, the text."""
+    where = dotted(place) or "the configuration"
+    return ParityError(f"{document.where(at or place)}: {where}: {text}")
+
+
+def shortened(value: Any, quoted: bool = True) -> str:
+    """Return a value that fits a message."""
+    text = " ".join((repr(value) if quoted else str(value)).split())
+    return text if len(text) <= 150 else f"{text[:150]}…"
+
+
+def check(config: Config, document: Document) -> None:
+    """Raise ParityError for mistakes that a schema cannot express, such as unknown names."""
+    reference, devices = config["reference"], config["devices"]
+    if reference not in devices:
+        text = f"found {shortened(reference)}, expected one of {', '.join(devices)}"
+        raise mistake(document, ("reference",), text)
+    if set(devices[reference]["numerics"].values()) - {"fp32"}:
+        text = "the reference must compute in fp32"
+        raise mistake(document, ("devices", reference, "numerics"), text)
     reports = published.figures()
     for name, system in config["models"].items():
+        place = ("models", name)
         if system.get("published", next(iter(reports))) not in reports:
-            raise ParityError(
-                f"{path}: models.{name}.published: found {system['published']!r}, "
-                f"expected one of {', '.join(reports)}"
-            )
+            text = f"found {shortened(system['published'])}, expected one of {', '.join(reports)}"
+            raise mistake(document, (*place, "published"), text)
         if "labels" in system and evidence.find(system["labels"]) is None:
-            raise ParityError(
-                f"{path}: models.{name}.labels: there is no file {system['labels']!r}"
-            )
+            text = f"there is no file {shortened(system['labels'])}"
+            raise mistake(document, (*place, "labels"), text)
         if system["task"] == "features" and system["compared"] == "probabilities":
-            raise ParityError(f"{path}: models.{name}: task features has no probabilities")
+            raise mistake(document, place, "task features has no probabilities")
         if system["task"] == "digits" and not system["heads"]:
-            raise ParityError(f"{path}: models.{name}: task digits needs heads")
+            raise mistake(document, place, "task digits needs heads")
 
 
-def check_files(config: Config, path: str | Path) -> None:
-    """Raise ParityError for a file of the user's that is missing.
+def check_files(config: Config, document: Document) -> None:
+    """Raise ParityError if one of the user's files is missing.
 
-    Snakemake would not: it takes what was made earlier, from another file, for good.
+    Snakemake would not report it if results of an earlier file exist.
     """
     for name, system in config["models"].items():
         for key, files in (
@@ -160,11 +172,12 @@ def check_files(config: Config, path: str | Path) -> None:
         ):
             for file in files:
                 if not Path(file).is_file():
-                    raise ParityError(f"{path}: models.{name}.{key}: there is no file {file!r}")
+                    text = f"there is no file {shortened(file)}"
+                    raise mistake(document, ("models", name, key), text)
 
 
 def network_files(system: dict[str, Any]) -> list[str]:
-    """Return the user's own files that build the network and its port, if there are any."""
+    """Return the user's own files that build the network and its port, if any."""
     return list(dict.fromkeys(file for key in NETWORKS for file in _own_files(system, key)))
 
 
@@ -174,29 +187,29 @@ def _own_files(system: dict[str, Any], key: str) -> list[str]:
 
 
 def weight_files(system: dict[str, Any]) -> list[str]:
-    """Return the user's own files that weights are made from."""
+    """Return the user's own files that the weights depend on."""
     files = [file for source in system["weights"] for file in weights.parse(source).user_files()]
     return files + _own_files(system, "architecture")
 
 
 def label_files(system: dict[str, Any]) -> list[str]:
-    """Return the file of class names, if there is one."""
+    """Return the file of class names, if any."""
     return [str(labels.find(system["labels"]))] if "labels" in system else []
 
 
 def shown(system: dict[str, Any]) -> dict[str, Any]:
-    """Return what tables show of a system's settings: they are written again when it changes."""
+    """Return the settings that a system's tables depend on. A change writes the tables again."""
     keys = ("compared", "labels", "published", "tables", "task")
     return {key: value for key, value in system.items() if key in keys}
 
 
 def device(config: Config, name: str, path: str | Path) -> Device:
-    """Return a device of the configuration; ParityError where it has none of that name."""
+    """Return a device of the configuration; ParityError if the name is unknown."""
     return _device(_named(config, "devices", name, path))
 
 
 def system(config: Config, name: str, path: str | Path) -> dict[str, Any]:
-    """Return the settings of a system; ParityError where there is none of that name."""
+    """Return the settings of a system; ParityError if the name is unknown."""
     return _named(config, "models", name, path)
 
 
@@ -204,14 +217,15 @@ def _named(config: Config, section: str, name: str, path: str | Path) -> dict[st
     if name not in config[section]:
         kind = {"devices": "device", "models": "system"}[section]
         raise ParityError(f"{path}: no {kind} {name!r}, expected {', '.join(config[section])}")
-    return config[section][name]
+    found: dict[str, Any] = config[section][name]
+    return found
 
 
 def runs(config: Config) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Return the runs (device, measured or predicted) of every system, and devices left out.
+    """Return the runs (device, measured or predicted) of every system, and omitted devices.
 
-    The reference comes first. A device left out has a reason: it is to be measured where it is
-    present, and this machine lacks it.
+    The reference comes first. A device is omitted, with the reason, if its ``measure`` is ``auto``
+    and this machine does not have it.
     """
     planned, left_out = [(config["reference"], "measured")], {}
     for name, settings in config["devices"].items():

@@ -1,18 +1,22 @@
-"""The exceptions that a user is meant to read."""
+"""Exceptions for the user."""
 
 
 class ParityError(Exception):
-    """A user's mistake or a missing thing, told in one line.
+    """A user's mistake or something missing, explained in one line.
 
-    The line names the file and the key or tensor, what was found, what was expected and what
-    to do. Command lines print it as ``error: ...`` and exit with status 1, never a traceback.
+    The line names the file and the key or tensor, the value found, the value expected, and what to
+    do. Command lines print it as ``error: ...`` without a traceback and exit with status 1.
+
+    >>> raise ParityError("cat.png: there is no such file")
+    Traceback (most recent call last):
+    npu_parity.errors.ParityError: cat.png: there is no such file
     """
 
 
 class Unavailable(ParityError):
-    """A hub that cannot be reached, or does not have the file: the next source may be tried."""
+    """A hub does not answer or does not have the file. The next source may be tried."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its type's name where it says nothing."""
+    """Return the first line of an error's message, or the name of its type if it has none."""
     return str(error).partition("\n")[0] or type(error).__name__

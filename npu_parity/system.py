@@ -1,6 +1,7 @@
 """A system on a device, ready for images: ``load("svhn").predict(["house.png"])``."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,14 @@ from npu_parity.verdict import metrics
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a system says of one image.
+    """A system's prediction for one image.
 
     Attributes:
         image: the file.
         outputs: float32 (columns,).
         top5: (class name, probability) of a classifier; (column, value) of features.
         answer: the digits of a multi-digit network, else None.
-        milliseconds: from the preprocessed image to outputs on the host, after a warm-up.
+        milliseconds: time from the preprocessed image to the outputs on the host, after a warm-up.
     """
 
     image: str
@@ -45,7 +46,7 @@ class Prediction:
 
 
 class LoadedSystem:
-    """A system's network, with its weights, on a device; made by `load`."""
+    """A system's network with its weights on a device. `load` returns it."""
 
     def __init__(self, settings: dict[str, Any], folder: Path, device: Device):
         self.settings, self.device = settings, device
@@ -53,11 +54,11 @@ class LoadedSystem:
         self.preprocessing = Preprocessing(settings["architecture"], settings["preprocessing"])
         self.labels = labels.read(settings["labels"]) if "labels" in settings else []
 
-    def predict(self, images: list[str | Path]) -> list[Prediction]:
-        """Return what the system says of each image file.
+    def predict(self, images: Sequence[str | Path]) -> list[Prediction]:
+        """Return the prediction for each image file.
 
         Raises:
-            ParityError: an image is missing or unreadable, or the device is not here.
+            ParityError: an image is missing or unreadable, or the device is not available.
         """
         return [self._predict(Path(image)) for image in images]
 
@@ -73,8 +74,8 @@ class LoadedSystem:
         scores = outputs[0]
         if self.labels and len(self.labels) != len(scores):
             raise ParityError(
-                f"{self.settings['labels']}: found {len(self.labels)} labels, expected one a "
-                f"class: {len(scores)}"
+                f"{self.settings['labels']}: found {len(self.labels)} labels, expected "
+                f"{len(scores)}, one per class"
             )
         if self.settings["task"] == "classification":
             scores = metrics.softmax(outputs)[0]
@@ -89,12 +90,16 @@ def load(
     """Return a system of the configuration with its weights from ``results/``, on a device.
 
     Args:
-        system: a name among the configuration's models.
-        device: a name among the configuration's devices.
-        configuration: the file; results lie beside it.
+        system: a system of the configuration (a key of ``models``).
+        device: a device of the configuration (a key of ``devices``).
+        configuration: the file; ``results/`` is in the same folder.
 
     Raises:
-        ParityError: unknown system or device, or weights that are not there yet.
+        ParityError: the system or device is unknown, or the weights are missing.
+
+    >>> print(*load("tiny").predict(["cat.png"]))
+    cat.png  (... ms)
+      1. cat ...
     """
     settings = config.load(configuration)
     chosen = config.system(settings, system, configuration)

@@ -1,7 +1,7 @@
-"""Shared by the other files: the configuration, the runs it asks for, and what rules have in common.
+"""Code for all other files: the configuration, its runs, and the common parts of rules.
 
-A job runs again when its parameters, inputs or code change by content. Snakemake does not follow
-the programs that `shell:` calls. Hence the hash of a program's code is one of its parameters.
+A job runs again if the content of its parameters, inputs or code changes. Snakemake does not follow
+the programs in `shell:`. Therefore each rule has the hash of its program's code as a parameter.
 """
 
 import json
@@ -9,13 +9,15 @@ import os
 import sys
 from functools import cache
 
+from snakemake.utils import update_config
+
 from npu_parity import config as configuration
 from npu_parity.backends.device import BACKENDS
 from npu_parity.errors import ParityError
 from npu_parity.evidence.code import digest
 from npu_parity.sources import images
 
-# `python` in a rule is the one that runs Snakemake, and imports the package beside the Snakefile.
+# `python` in a rule is the Python that runs Snakemake. It imports the package beside the Snakefile.
 os.environ |= {
     "PATH": os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]),
     "PYTHONPATH": os.pathsep.join(
@@ -24,8 +26,13 @@ os.environ |= {
 }
 
 try:
-    configuration.complete(config, "config.yaml")
-    configuration.check_files(config, "config.yaml")
+    document = configuration.read("config.yaml")
+    # What --config and --configfile say comes on top of the file.
+    given, config = config, document.data
+    if given:
+        update_config(config, given)
+    configuration.complete(config, document)
+    configuration.check_files(config, document)
 except ParityError as error:
     sys.exit(f"error: {error}")
 
@@ -43,18 +50,18 @@ wildcard_constraints:
 
 
 def script(name: str) -> str:
-    """Return where scripts/NAME.py lies, the same wherever the project lies."""
+    """Return the relative path of scripts/NAME.py, the same for any folder of the project."""
     return os.path.relpath(f"{workflow.basedir}/scripts/{name}.py")
 
 
 @cache
 def digest_of(name: str, *backends: str) -> str:
-    """Return the hash of all that scripts/NAME.py computes with, on these backends."""
+    """Return the hash of all code that scripts/NAME.py uses with these backends."""
     return digest(script(name), {BACKENDS.entries[backend] for backend in backends})
 
 
 def code(name: str):
-    """Return a function of the wildcards: the hash of scripts/NAME.py and all that it uses."""
+    """Return a function of the wildcards: the hash of scripts/NAME.py and all code that it uses."""
 
     def value(wildcards):
         device = wildcards.get("device")
@@ -65,7 +72,7 @@ def code(name: str):
 
 
 def setting(key: str):
-    """Return a function of the wildcards: a setting of the system, a mapping as JSON."""
+    """Return a function of the wildcards: a setting of the system, with mappings as JSON."""
 
     def value(wildcards):
         found = config["models"][wildcards.system].get(key, {})
@@ -75,12 +82,12 @@ def setting(key: str):
 
 
 def of_system(find):
-    """Return a function of the wildcards: what `find` finds in the settings of the system."""
+    """Return a function of the wildcards: the result of `find` on the settings of the system."""
     return lambda wildcards: find(config["models"][wildcards.system])
 
 
 def network(wildcards) -> dict:
-    """Return what a program that runs the network reads: weights, inputs, the user's own files."""
+    """Return the input files of a program that runs the network, including the user's own files."""
     folder = f"results/{wildcards.system}"
     return {
         "weights": f"{folder}/weights.safetensors",
@@ -92,7 +99,7 @@ def network(wildcards) -> dict:
 
 
 def on_device(wildcards) -> list[str]:
-    """Return the options of such a program: weights, inputs and the device."""
+    """Return the options of a program that runs the network: weights, inputs and the device."""
     folder, device = f"results/{wildcards.system}", config["devices"][wildcards.device]
     target = {key: device[key] for key in ("backend", "numerics")}
     options = {"weights-folder": folder, "inputs": f"{folder}/inputs.npy"}
@@ -101,7 +108,7 @@ def on_device(wildcards) -> list[str]:
 
 
 def ported(wildcards) -> list[str]:
-    """Return the option that names a port's own architecture, for measured runs of devices."""
+    """Return the option with the port's own architecture, for measured runs of devices."""
     system, run = config["models"][wildcards.system], wildcards.get("run", "measured")
     own = run == "measured" and wildcards.device != config["reference"]
     return [f"--ported={system['ported']}"] if own and "ported" in system else []

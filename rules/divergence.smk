@@ -1,4 +1,4 @@
-"""Divergence: how the error grows through the network, and where a run goes wrong first.
+"""Divergence: the error after each operator, and the place where a run goes wrong first.
 
 in: weights, inputs, metrics.json, operators.csv   out: divergence.csv, divergence.svg
 """

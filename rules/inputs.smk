@@ -1,4 +1,4 @@
-"""Inputs: photographs, synthetic images or samples, preprocessed as the system wants them.
+"""Inputs: photographs, synthetic images or samples, with the system's preprocessing.
 
 in: nothing, or the user's images   out: inputs.npy (inputs, 3, H, W) and its sidecar
 """

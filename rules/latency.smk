@@ -1,4 +1,4 @@
-"""Latency: how long a forward pass takes, each job alone on the machine.
+"""Latency: the time of a forward pass. Each job runs alone on the machine.
 
 in: weights, inputs   out: latency.json with every sample
 """

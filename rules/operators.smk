@@ -1,4 +1,4 @@
-"""Operators: is it the same program there, does each operator keep to its bound, what numerics?
+"""Operators: is the program the same, is each operator within its bound, what are the numerics?
 
 in: weights, inputs, measured outputs   out: program.json, operators.csv, numerics.json
 """

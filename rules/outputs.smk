@@ -1,6 +1,6 @@
-"""Outputs: what a system computes on a device, or would by the device's numerics.
+"""Outputs: the outputs of a system on a device, or the outputs that the device's numerics predict.
 
-One thread a job: outputs shall not depend on how many cores a run is given.
+Each job uses one thread, so the outputs do not depend on the number of cores.
 
 in: weights, inputs   out: outputs.npy (inputs, columns) and its sidecar run.json
 """

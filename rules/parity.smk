@@ -1,6 +1,6 @@
-"""Parity: a run held against the reference, and the verdict over all runs.
+"""Parity: the comparison of a run with the reference, and the verdict over all runs.
 
-in: arrays of outputs, what the operators showed   out: metrics.json; verify has none, so that it is always asked
+in: arrays of outputs, results of operators   out: metrics.json; verify has no output, so it always runs
 """
 
 EXACT = f"{config['reference']}/exact"
@@ -20,7 +20,13 @@ rule metrics:
             lambda wildcards: wildcards.run == "measured",
             then=expand(
                 "results/{{system}}/{{device}}/measured/{file}",
-                file=["outputs.npy", "run.json", "program.json", "operators.csv", "numerics.json"],
+                file=[
+                    "outputs.npy",
+                    "run.json",
+                    "program.json",
+                    "operators.csv",
+                    "numerics.json",
+                ],
             ),
         ),
     output:

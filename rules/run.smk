@@ -1,14 +1,14 @@
-"""What happens before the first job of a run and after the last."""
+"""Actions before the first job of a run and after the last."""
 
 
 def forget_hubs():
-    """Remove what the hubs answered: the next run asks again."""
+    """Remove the answers of the hubs, so the next run checks the hubs again."""
     if os.path.exists(HUB_ANSWERS):
         os.remove(HUB_ANSWERS)
 
 
 def finish():
-    """Bring the tables into the README, where there is one, and say what came out."""
+    """Insert the tables into the README, if there is one, and print the summary."""
     if os.path.exists("README.md"):
         shell("python {path:q} README.md", path=script("readme"))
     if os.path.exists("results/summary.json"):

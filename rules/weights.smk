@@ -1,12 +1,12 @@
-"""Weights: the first source that is there, as one safetensors file with its provenance.
+"""Weights: the first available source, as one safetensors file with its provenance.
 
-Each hub is asked once a run whether it answers, by the first job that wants something of it.
-No rule asks: where its answer were an input, one system more would fetch all weights again.
+Each run checks each hub once, in the first job that needs the hub. The check is not a rule, because
+its answer would be an input. Then a new system would fetch all weights again.
 
 in: the user's files   out: weights.safetensors and its sidecar
 """
 
-HUB_ANSWERS = "results/hubs.json"  # for the length of a run
+HUB_ANSWERS = "results/hubs.json"  # exists only during a run
 
 
 rule weights:

@@ -13,7 +13,7 @@ from npu_parity.verdict.metrics import worst_input
 def main(
     weights_folder: cli.Weights,
     inputs: cli.Inputs,
-    metrics: Annotated[Path, typer.Option(help="metrics.json: its worst input is followed")],
+    metrics: Annotated[Path, typer.Option(help="metrics.json, which gives the worst input")],
     output: Annotated[Path, typer.Option(help="divergence.csv")],
     operators: Annotated[
         Path | None, typer.Option(help="operators.csv of the device", exists=True)
@@ -22,7 +22,7 @@ def main(
     ported: cli.Ported = "",
     threads: cli.Threads = 1,
 ) -> None:
-    """Write how the error of the prediction, and of the device where it was measured, adds up."""
+    """Write the error of the prediction, and of the device if measured, after each operator."""
     from npu_parity.check import Original
     from npu_parity.sources import checkpoints
 

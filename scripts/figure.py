@@ -1,4 +1,4 @@
-"""Draw how the error grows through a system's network: divergence.svg."""
+"""Draw the error through a system's network: divergence.svg."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +12,9 @@ from npu_parity.report import figures, results
 def main(
     runs: Annotated[list[str], typer.Argument(help="the reference first, e.g. cpu/measured")],
     folder: Annotated[Path, typer.Option(help="results/SYSTEM")],
-    output: Annotated[Path, typer.Option(help="the picture, SVG")],
+    output: Annotated[Path, typer.Option(help="the figure, SVG")],
 ) -> None:
-    """Draw all runs of the system into one picture."""
+    """Draw all runs of the system into one figure."""
     system = results.System(folder, runs)
     figures.save(figures.divergence(system), output)
 

@@ -13,8 +13,8 @@ from npu_parity.sources.preprocessing import Preprocessing
 
 def main(
     sources: Annotated[list[str], typer.Argument(help="e.g. skimage:chelsea, random:100, cat.jpg")],
-    architecture: Annotated[str, typer.Option(help="whose preprocessing: timm:NAME has its own")],
-    output: Annotated[Path, typer.Option(help="the .npy file; the sidecar lies beside it")],
+    architecture: Annotated[str, typer.Option(help="timm:NAME selects timm's preprocessing")],
+    output: Annotated[Path, typer.Option(help="the .npy file; the sidecar gets the same folder")],
     code: cli.Code,
     preprocessing: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
 ) -> None:

@@ -1,4 +1,4 @@
-"""Time a system's forward pass on a device: latency.json, every sample kept."""
+"""Measure the latency of a system's forward pass on a device: latency.json with all samples."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +17,12 @@ def main(
     batch_sizes: Annotated[list[int], typer.Argument(help="e.g. 1 4 8 16")],
     device: cli.Device = "cpu",
     ported: cli.Ported = "",
-    warmup: Annotated[int, typer.Option(help="passes not counted, each batch size")] = 3,
-    samples: Annotated[int, typer.Option(help="counted passes of a batch of one")] = 100,
-    batch_samples: Annotated[int, typer.Option(help="counted passes of a larger batch")] = 10,
+    warmup: Annotated[int, typer.Option(help="uncounted passes for each batch size")] = 3,
+    samples: Annotated[int, typer.Option(help="counted passes with batch size 1")] = 100,
+    batch_samples: Annotated[int, typer.Option(help="counted passes with larger batches")] = 10,
     threads: cli.Threads = 1,
 ) -> None:
-    """Write timings in milliseconds and throughput in images a second, by batch size."""
+    """Write timings in milliseconds and throughput in images per second, by batch size."""
     from npu_parity.backends.latency import time_forward
     from npu_parity.sources import checkpoints
 

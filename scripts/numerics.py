@@ -1,4 +1,4 @@
-"""Find out what a device really does to float32: numerics.json."""
+"""Measure the real numerics of a device: numerics.json."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +11,13 @@ from npu_parity import cli, evidence
 def main(
     weights_folder: cli.Weights,
     inputs: cli.Inputs,
-    outputs: Annotated[Path, typer.Option(help="outputs.npy that the device measured")],
+    outputs: Annotated[Path, typer.Option(help="outputs.npy of the device")],
     output: Annotated[Path, typer.Option(help="numerics.json")],
     code: cli.Code,
     device: cli.Device = "cpu",
     threads: cli.Threads = 1,
 ) -> None:
-    """Write how far each format's prediction lies from the outputs, and what a probe shows."""
+    """Write the distance of each format's prediction from the outputs, and the probe's result."""
     from npu_parity.check import Original
     from npu_parity.sources import checkpoints
     from npu_parity.verdict.questions import distances, nearest

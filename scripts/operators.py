@@ -1,4 +1,4 @@
-"""Ask questions 1 and 2 of a device: program.json and operators.csv."""
+"""Answer questions 1 and 2 for a device: program.json and operators.csv."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ def main(
     ported: cli.Ported = "",
     threads: cli.Threads = 1,
 ) -> None:
-    """Write how the port's program differs, and the error of each operator beside its bound."""
+    """Write the differences of the port's program, and the error of each operator."""
     from npu_parity.check import Original
     from npu_parity.sources import checkpoints
     from npu_parity.verdict.operators import COLUMNS, without_bound

@@ -8,20 +8,20 @@ import typer
 from npu_parity import cli, evidence
 from npu_parity.backends.device import Device
 
-SEED = 0  # of a network that draws random numbers: its outputs can be had again
+SEED = 0  # makes a network with random numbers reproducible
 
 
 def main(
     weights_folder: cli.Weights,
     inputs: cli.Inputs,
-    output: Annotated[Path, typer.Option(help="outputs.npy; run.json lies beside it")],
+    output: Annotated[Path, typer.Option(help="outputs.npy; run.json gets the same folder")],
     code: cli.Code,
     run: Annotated[
         Literal["measured", "predicted", "exact"], typer.Option(help="exact: in float64")
     ] = "measured",
     device: cli.Device = "cpu",
     ported: cli.Ported = "",
-    batch: Annotated[int, typer.Option(help="inputs computed at a time")] = 1,
+    batch: Annotated[int, typer.Option(help="number of inputs in one forward pass")] = 1,
     threads: cli.Threads = 1,
 ) -> None:
     """Write the network's outputs as one float32 array (inputs, columns)."""
@@ -30,10 +30,10 @@ def main(
 
     array = evidence.read_inputs(inputs)
     used = device.use_threads(threads)
-    device.implementation.seed(SEED)
+    place = device if run == "measured" else Device("cpu")
+    place.implementation.seed(SEED)
     model = checkpoints.load(weights_folder, ported or None)
     result = outputs.RUNS[run](model, array, device, batch)
-    place = device if run == "measured" else Device("cpu")
     with place.configured():
         switches = place.implementation.found_switches(place.numerics)
     digest = evidence.write_array(output, result)

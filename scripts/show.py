@@ -1,4 +1,4 @@
-"""Print the summary of a finished run, and where the rest lies."""
+"""Print the summary of a finished run, and the paths of all other results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ def main(summary: Annotated[Path, typer.Argument(help="results/summary.json")]) 
     for device, reason in found["left_out"].items():
         print(f"{device} is left out: {reason}.")
     print(
-        f"Latency in ms. Every figure: {summary}. Tables: {summary.parent}/tables/. "
+        f"Latency in ms. All figures: {summary}. Tables: {summary.parent}/tables/. "
         "Arrays and their hashes: results/SYSTEM/DEVICE/RUN/."
     )
 

@@ -11,7 +11,7 @@ from npu_parity.report import results, summary
 
 def main(
     runs: Annotated[list[str], typer.Argument(help="the reference first, e.g. cpu/measured")],
-    folder: Annotated[Path, typer.Option(help="results")],
+    folder: Annotated[Path, typer.Option(help="the folder results")],
     code: cli.Code,
     systems: Annotated[dict, typer.Option(parser=cli.mapping, help="name: configuration")],
     left_out: Annotated[dict, typer.Option(parser=cli.mapping, help="device: reason")] = "{}",

@@ -15,7 +15,7 @@ def main(
     output: Annotated[Path, typer.Option(help="the Markdown file")],
     system: Annotated[dict, typer.Option(parser=cli.mapping, help="its configuration")],
 ) -> None:
-    """Write the tables that the system's configuration lists."""
+    """Write the tables that the configuration of the system lists."""
     described = results.describe(folder, runs, system)
     evidence.write_text(output, tables.report(described, system["tables"]))
 

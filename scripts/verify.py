@@ -1,4 +1,4 @@
-"""Fail where any measured run fails: one line for each run."""
+"""Print one line for each run, and fail if a measured run fails."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from npu_parity.errors import ParityError
 def main(
     metrics: Annotated[list[Path], typer.Argument(help="metrics.json of runs")],
 ) -> None:
-    """Print the verdict of every run; exit 1 where one is FAIL."""
+    """Print the verdict of every run; exit 1 if a verdict is FAIL."""
     runs = {path: evidence.read_json(path) for path in metrics}
     lines = {path: f"{path.parent}: {found['verdict_line']}" for path, found in runs.items()}
     failed = [lines[path] for path, found in runs.items() if found["verdict"] == "FAIL"]

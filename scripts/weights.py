@@ -1,4 +1,4 @@
-"""Fetch or seed a system's weights: weights.safetensors and its provenance, weights.json."""
+"""Fetch or draw a system's weights: weights.safetensors and its provenance, weights.json."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,29 +11,29 @@ from npu_parity.sources.hubs import CLIENTS, unreachable
 
 
 def main(
-    sources: Annotated[list[str], typer.Argument(help="tried in order, e.g. seed:42")],
+    sources: Annotated[list[str], typer.Argument(help="in the order of trial, e.g. seed:42")],
     architecture: Annotated[str, typer.Option(help="e.g. timm:efficientnet_b0")],
-    output: Annotated[Path, typer.Option(help="the .safetensors file; the sidecar lies beside")],
+    output: Annotated[Path, typer.Option(help=".safetensors file; sidecar in the same folder")],
     code: cli.Code,
     arguments: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
     preprocessing: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
     seeded: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
     tensors: str = "by_name",
     calibrate: bool = True,
-    hubs: Annotated[Path | None, typer.Option(help="notes which hubs answer; asked once")] = None,
+    hubs: Annotated[Path | None, typer.Option(help="file with the answers of the hubs")] = None,
 ) -> None:
-    """Try SOURCES in order and keep the first that is there as one safetensors file."""
-    import torch  # here, so that `cli.run` tells why it cannot be imported
+    """Try SOURCES in order and write the first available one as one safetensors file."""
+    import torch  # here, so that `cli.run` explains a failed import
     from safetensors.torch import save_file
 
     from npu_parity.sources.weights import Wanted, obtain
 
-    torch.set_num_threads(1)  # calibrated statistics shall not depend on the number of cores
+    torch.set_num_threads(1)  # calibrated statistics must not depend on the number of cores
     wanted = Wanted(architecture, arguments, sources, seeded, tensors, calibrate, preprocessing)
     named = {source.partition(":")[0] for source in sources} & set(CLIENTS)
     state, provenance = obtain(wanted, unreachable(named, hubs) if hubs and named else {})
     model = architectures.build(architecture, arguments)
-    # safetensors wants every tensor contiguous, and no two to share memory.
+    # safetensors requires contiguous tensors that share no memory.
     copies = {n: t.clone(memory_format=torch.contiguous_format) for n, t in state.items()}
     evidence.write(output, lambda partial: save_file(copies, partial))
     evidence.write_sidecar(

@@ -1,13 +1,15 @@
 """What every test file has."""
 
+import os
+
 import pytest
 import torch
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors of tests are small: threads that wait for each other slow a busy machine down."""
+def few_threads():
+    """One thread: the tensors of tests are small. OMP_NUM_THREADS asks for more."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     yield
     torch.set_num_threads(before)

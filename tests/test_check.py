@@ -243,7 +243,7 @@ def test_evidence(reference, port, inputs):
     report = check_port(reference, port, same, pretrained=False)
     assert report.passed and report.verdict.evidence == "weak"
     findings = report.questions[3].findings
-    assert any("one and the same top-1 class" in f for f in findings)
+    assert any("inputs have the same top-1 class" in f for f in findings)
     assert "weights are random" in findings
     assert check_port(reference, port, inputs, pretrained=False).verdict.evidence == "weak"
 
@@ -255,7 +255,7 @@ def test_operators_without_a_bound_are_named(inputs):
 
     report = check_port(Unknown().eval(), Unknown().eval(), inputs, task="features")
     assert report.passed and report.verdict.evidence == "weak"
-    named = "not checked, for want of a bound: aten.special_bessel_j0.default"
+    named = "not checked, because no bound is known: aten.special_bessel_j0.default"
     assert named in report.questions[3].findings
 
 
@@ -272,10 +272,10 @@ def test_heads_and_task(reference, port, inputs):
 @pytest.mark.parametrize(
     ("about", "words"),
     [
-        ({"numerics": "hf31"}, f"numerics 'hf31': expected one of {', '.join(PRESETS)}"),
+        ({"numerics": "hf31"}, f"numerics: found 'hf31', expected one of {', '.join(PRESETS)}"),
         ({"numerics": {"conv": "hf31"}}, "numerics.conv: found 'hf31', expected one of fp32"),
         ({"numerics": {"pool": "hf32"}}, "key of numerics: found 'pool'"),
-        ({"device": "tpu"}, "device tpu: expected one of cpu, npu"),
+        ({"device": "tpu"}, "found backend 'tpu', expected one of cpu, npu"),
         ({"device": "mps"}, "device mps: torch finds none on this machine"),
         ({"task": "detection"}, "task is 'detection', expected one of classification"),
         ({"heads": {"a": 3}}, "add up to 3 columns, expected 20"),

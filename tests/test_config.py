@@ -72,8 +72,7 @@ def refusal(load):
     return refusal
 
 
-def schema():
-    return yaml.safe_load(config.SCHEMA.read_text())
+SCHEMA = PACKAGE / "config.schema.yaml"
 
 
 # The project's own
@@ -93,7 +92,7 @@ def test_own_configuration_is_valid_and_has_the_six_systems():
 
 
 def test_schema_describes_every_key_and_refuses_others():
-    found = schema()
+    found = config.schema()
 
     def walk(rule, path):
         if "$ref" in rule:
@@ -108,7 +107,7 @@ def test_schema_describes_every_key_and_refuses_others():
         elif "properties" in rule:
             assert rule["additionalProperties"] is False
         if rule.get("type") == "array" and "$ref" not in rule["items"]:
-            assert rule["items"].get("description") or rule["items"] == {"type": "number"}, path
+            assert rule["items"].get("description") or rule["items"]["type"] == "number", path
 
     walk(found, "")
     assert all(rule.get("description") for rule in found["$defs"].values())
@@ -117,15 +116,15 @@ def test_schema_describes_every_key_and_refuses_others():
 def test_defaults_are_those_that_snakemake_fills():
     raw = yaml.safe_load((ROOT / "config.yaml").read_text())
     by_snakemake = copy.deepcopy(raw)
-    validate(by_snakemake, str(config.SCHEMA))
+    validate(by_snakemake, str(SCHEMA))
     assert config.load(ROOT / "config.yaml") == by_snakemake != raw
 
 
 def test_smallest_configuration_gets_every_default(load):
     found, by_snakemake = load(SMALLEST), copy.deepcopy(SMALLEST)
-    validate(by_snakemake, str(config.SCHEMA))
+    validate(by_snakemake, str(SCHEMA))
     assert found == by_snakemake
-    rules = schema()["properties"]["models"]["additionalProperties"]["properties"]
+    rules = config.schema()["properties"]["models"]["additionalProperties"]["properties"]
     defaults = {key: rule["default"] for key, rule in rules.items() if "default" in rule}
     assert found["models"]["net"] == SMALLEST["models"]["net"] | defaults
     assert found["devices"]["cpu"] == {"backend": "cpu", "numerics": {}, "measure": "auto"}
@@ -161,20 +160,32 @@ def test_defaults_are_not_shared(load):
         ({"models__net__weights": DELETE}, "models.net: the key 'weights' is missing"),
         ({"devices__npu__backend": DELETE}, "devices.npu: the key 'backend' is missing"),
         ({"models__net__seeded": {"tensors": ["a"]}}, "the key 'seed' is missing"),
-        ({"models__net__weights": ["seed:x"]}, "models.net.weights[0]: found 'seed:x', expected"),
-        ({"models__net__weights": ["seed:1", "mscope:a/b"]}, "weights[1]: found 'mscope:a/b'"),
+        (
+            {"models__net__weights": ["seed:x"]},
+            "models.net.weights[0]: weights source 'seed:x': expected seed:WHOLE_NUMBER",
+        ),
+        (
+            {"models__net__weights": ["seed:1", "mscope:a/b"]},
+            "weights[1]: weights source 'mscope:a/b': expected one of modelscope:, huggingface:",
+        ),
+        ({"models__net__weights": ["path:a\n.pth"]}, "64 hexadecimal digits"),
+        ({"models__net__weights": ["seed:1#sha256=" + 64 * "0"]}, "expected seed:WHOLE_NUMBER"),
+        ({"models__net__inputs": ["random:0"]}, "inputs[0]: input random:0: found '0', expected"),
         ({"models__net__weights": ["path:a.pth#sha256=12"]}, "64 hexadecimal digits"),
-        ({"models__net__weights": "seed:1"}, "found 'seed:1', expected a list of sources"),
+        ({"models__net__weights": "seed:1"}, "found 'seed:1', expected a list of weights"),
         ({"models__net__weights": []}, "models.net.weights: found [], expected a list"),
         ({"models__net__seeded": {"tensors": ["a"], "seed": "x"}}, "models.net.seeded.seed"),
-        ({"models__net__task": "detection"}, "task: found 'detection', expected what the outputs"),
-        ({"devices__npu__backend": "tpu"}, "devices.npu.backend: found 'tpu', expected what"),
+        ({"models__net__task": "detection"}, "task: found 'detection', expected the kind of"),
+        (
+            {"devices__npu__backend": "tpu"},
+            "devices.npu.backend: found backend 'tpu', expected one of cpu, npu, cuda, xpu, mps",
+        ),
         ({"devices__npu__numerics": {"conv": "fp8"}}, "devices.npu.numerics.conv: found 'fp8'"),
-        ({"models__net__batch": "one"}, "models.net.batch: found 'one', expected how many"),
-        ({"models__net__batch": 0}, "models.net.batch: found 0, expected how many"),
+        ({"models__net__batch": "one"}, "models.net.batch: found 'one', expected the number"),
+        ({"models__net__batch": 0}, "models.net.batch: found 0, expected the number"),
         ({"models__net__calibrate": "yes"}, "models.net.calibrate: found 'yes', expected true"),
         ({"models__net__preprocessing": {"mean": [0.5]}}, "found [0.5], expected three numbers"),
-        ({"models__net__preprocessing": {"resize": "64"}}, "found '64', expected length of the"),
+        ({"models__net__preprocessing": {"resize": "64"}}, "found '64', expected the length"),
         ({"models__net__heads": {"a": 0}}, "models.net.heads.a: found 0, expected a whole number"),
         (
             {"models__net__tables": ["error"]},
@@ -183,10 +194,10 @@ def test_defaults_are_not_shared(load):
         ({"models__net__architecture": "resnet18"}, "found 'resnet18', expected timm:NAME"),
         ({"latency__batch_sizes": [1, "x"]}, "latency.batch_sizes[1]: found 'x'"),
         ({"models": {}}, "models: found {}, expected a mapping of system names"),
-        ({"models": {"a/b": SMALLEST["models"]["net"]}}, "models: found 'a/b', expected letters"),
+        ({"models": {"a/b": SMALLEST["models"]["net"]}}, "models: found 'a/b', expected a name"),
         ({"reference": 3}, "reference: found 3, expected the device"),
         ({"reference": "gpu"}, "reference: found 'gpu', expected one of cpu, npu"),
-        ({"reference": "npu"}, "devices.npu.numerics: the reference computes in fp32"),
+        ({"reference": "npu"}, "devices.npu.numerics: the reference must compute in fp32"),
         ({"models__net__labels": "no.txt"}, "models.net.labels: there is no file 'no.txt'"),
         ({"models__net__labels": "data"}, "models.net.labels: there is no file 'data'"),
         ({"models__net__published": "nobody"}, "published: found 'nobody', expected one of bird"),
@@ -201,6 +212,54 @@ def test_mistake_is_one_line(refusal, changes, said):
     assert said in refusal(**changes)
 
 
+def test_a_mistake_has_a_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "config.yaml").read_text(encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(text.replace("task: features", "task: feature"))
+    with pytest.raises(ParityError) as error:
+        config.load()
+    line = text.splitlines().index("    task: features") + 1
+    start = f"config.yaml, line {line}: models.convnextv2_atto.task: found 'feature', expected "
+    assert str(error.value).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("models.net\n", None),
+        ("n" * 5000, None),
+        ("models.net.preprocessing", {"std": [0, 0, 0]}),
+        ("models.net.preprocessing", {"crop": 10_000_000}),
+        ("models.net.inputs", ["random:" + "9" * 3000]),
+        ("models.net.architecture", "a" * 5000 + ".py:f"),
+        ("models.net.architecture", "a.py:f\n"),
+        ("latency.samples", 10**15),
+    ],
+)
+def test_what_only_a_job_would_notice_is_refused_before(tmp_path, monkeypatch, path, value):
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "reference": "cpu",
+        "devices": {"cpu": {"backend": "cpu"}},
+        "models": {
+            "net": {"architecture": "timm:x", "weights": ["seed:1"], "inputs": ["random:1"]}
+        },
+    }
+    *parents, last = path.split(".")
+    if value is None:
+        settings["models"] = {last: settings["models"]["net"]}
+    else:
+        holder = settings
+        for key in parents:
+            holder = holder.setdefault(key, {})
+        holder[last] = value
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ParityError) as error:
+        config.load()
+    assert str(error.value).startswith("config.yaml") and len(str(error.value)) < 300
+    assert len(str(error.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("content", ["", "a list", "- a\n- list\n", "3"])
 def test_something_else_than_a_mapping(refusal, content):
     assert "config.yaml: the configuration: found" in refusal(content)
@@ -211,14 +270,13 @@ def test_something_else_than_a_mapping(refusal, content):
 )
 def test_no_yaml(refusal, content):
     text = refusal(content)
-    assert text.startswith("config.yaml is not YAML: ")
-    assert "line " in text or "position " in text
+    assert text.startswith("config.yaml, line ") and ": this is not " in text
 
 
 def test_missing_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ParityError, match=r"^config\.yaml is missing: run where config\.yaml lies$"
+        ParityError, match=r"^config\.yaml is missing: run where it is, or name another file$"
     ):
         config.load()
 

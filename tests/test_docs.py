@@ -1,9 +1,11 @@
 """Documentation that is made from the code says what the code says: `make docs` was run."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import npu_parity
 from npu_parity.verdict import metrics, questions, thresholds
 from npu_parity.verdict.bounds import arithmetic, rules
 
@@ -20,7 +22,7 @@ def run(*arguments, stdin=None):
 
 def test_thresholds(tmp_path):
     file = tmp_path / "thresholds.md"
-    run("scripts/thresholds.py", file)
+    run("docs/make.py", "thresholds", "--output", file)
     text = file.read_text(encoding="utf-8")
     assert text == (ROOT / "docs/thresholds.md").read_text(encoding="utf-8")
     found = thresholds.of(arithmetic, metrics, questions)
@@ -28,6 +30,16 @@ def test_thresholds(tmp_path):
     assert all(f"`{name}`" in text and value.reason in text for name, value in found.items())
     assert all(what and operators for what, operators in rules.described().items())
     assert "`convolution`" in text and "`native_layer_norm`" in text
+
+
+def test_api(tmp_path):
+    run("docs/make.py", "api", "--output", tmp_path / "api.md")
+    text = (tmp_path / "api.md").read_text(encoding="utf-8")
+    assert text == (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    for name in npu_parity.__all__:
+        section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+        assert section, name
+        assert ">>> " in section[1] or name == "PRESETS", name
 
 
 def test_a_threshold_is_a_number():
@@ -47,6 +59,6 @@ def test_no_threshold_is_written_down_twice():
 
 def test_graph_of_the_rules(tmp_path):
     graph = run("-m", "snakemake", "--cores", "1", "--rulegraph", "mermaid-js", "all")
-    run("scripts/rulegraph.py", tmp_path / "graph.md", stdin=graph)
+    run("docs/make.py", "rulegraph", "--output", tmp_path / "graph.md", stdin=graph)
     expected = (ROOT / "docs/rulegraph.md").read_text(encoding="utf-8")
     assert (tmp_path / "graph.md").read_text(encoding="utf-8") == expected

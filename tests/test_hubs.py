@@ -92,9 +92,9 @@ def reachable(hub, running):
 
 
 def test_import_loads_no_client():
-    code = "import sys, npu_parity.hubs; print(*sys.modules)"
+    code = "import sys, npu_parity.sources.hubs; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert "npu_parity.hubs" in loaded.split()
+    assert "npu_parity.sources.hubs" in loaded.split()
     assert not {"torch", "huggingface_hub", "modelscope_hub", "requests"} & set(loaded.split())
 
 
@@ -153,7 +153,7 @@ def test_pin(server, repo, fetch, refusal):
 
 def test_unannounced_sha256_needs_a_pin(server, repo, fetch, refusal):
     server.add(repo, "bare.pth", NEW, announced=False)
-    assert f"states no sha256; pin the one of the downloaded bytes, {sha256(NEW)}" in (
+    assert f"states no sha256; if you trust the downloaded file, pin its sha256 {sha256(NEW)}" in (
         refusal(repo, "bare.pth")
     )
     assert sha256(NEW) in refusal(repo, "bare.pth", sha256=sha256(OLD))
@@ -244,7 +244,9 @@ def test_unknown_hub():
 
 
 def test_log_stays_clean(hub, server, repo, tmp_path):
-    code = "import sys; from npu_parity import hubs; print(hubs.fetch(*sys.argv[1:]).sha256)"
+    code = (
+        "import sys; from npu_parity.sources.hubs import fetch; print(fetch(*sys.argv[1:]).sha256)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, hub, repo, "m.pth"],
         env=os.environ | hub_env(server.url, tmp_path),

@@ -20,6 +20,7 @@ from torch.utils import backend_registration
 from npu_parity import evidence
 from npu_parity.backends.device import Device
 from npu_parity.backends.outputs import measure, predict
+from npu_parity.numerics.formats import Numerics
 from npu_parity.sources import architectures, checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,15 +178,16 @@ def reference(folder, name, numerics):
     """What this process, which has no stand-in, computes or predicts."""
     model = checkpoints.load(folder / name)
     inputs = np.load(folder / name / "inputs.npy")
-    run = measure if numerics is None else predict
-    return run(model, inputs, Device("cpu" if numerics is None else "npu", numerics or {}))
+    if numerics is None:
+        return measure(model, inputs, Device("cpu"))
+    return predict(model, inputs, Device("npu", Numerics(**numerics)))
 
 
 # The stand-in itself
 
 STANDIN_FACTS = """
 import json, torch, torch_npu
-from npu_parity import numerics, probing
+from npu_parity.numerics import probing, rounding
 from torch_npu.tensor import _hf32
 
 
@@ -215,7 +217,7 @@ bits = torch.randint(-(2**31), 2**31, (100_000,)).to(torch.int32)
 bits[:64] = 0x3F800000 + 0x800 * torch.arange(64)  # every other one is a tie
 values = bits.view(torch.float32)
 values = values[values.abs() >= 2.0**-126]  # what becomes of subnormals is not documented
-facts["rounding"] = bool((_hf32(values) == numerics.round_to(values, "hf32")).all())
+facts["rounding"] = bool((_hf32(values) == rounding.round_to(values, "hf32")).all())
 facts["rounded"] = float((_hf32(values) != values).float().mean())
 
 facts["probes"] = []
@@ -274,10 +276,11 @@ def test_flags_are_set_and_put_back(measured):
     assert (measured["conv"], measured["matmul"]) == (True, False)
     conv = [event for event, _ in measured["trace"] if event.startswith("conv")]
     set_by_runs = ["on" if run[1]["conv"] == "hf32" else "off" for run in RUNS.values()]
-    assert conv[::2] == [f"conv hf32 {value}" for value in set_by_runs]
-    assert conv[1::2] == ["conv hf32 on"] * len(RUNS)
+    twice = [value for value in set_by_runs for _ in range(2)]  # for the run, and for its record
+    assert conv[::2] == [f"conv hf32 {value}" for value in twice]
+    assert conv[1::2] == ["conv hf32 on"] * len(twice)
     compiled = [event for event, _ in measured["trace"] if event.startswith("jit_compile")]
-    assert compiled == ["jit_compile off"] * len(RUNS)
+    assert compiled == ["jit_compile off"] * len(twice)
 
 
 def test_record_says_where_it_ran(folder, measured):
@@ -291,6 +294,10 @@ def test_record_says_where_it_ran(folder, measured):
         "cann": "stand-in for CANN",
         "soc": "Ascend910B stand-in",
     }
+    assert record["switches"] == {
+        "torch.npu.conv.allow_hf32": True,
+        "torch.npu.matmul.allow_hf32": False,
+    }
     assert record["versions"]["torch-npu"] == "2.14.0+standin"
     assert record["sha256"]["outputs"] == evidence.sha256(place / "outputs.npy")
 
@@ -300,8 +307,8 @@ def test_record_says_where_it_ran(folder, measured):
 VERDICTS = """
 import copy, json, os, sys
 import numpy as np
-from npu_parity import checkpoints
 from npu_parity.check import check_port
+from npu_parity.sources import checkpoints
 
 model = checkpoints.load(sys.argv[1])
 inputs = np.load(f"{sys.argv[1]}/inputs.npy")
@@ -333,11 +340,11 @@ def test_verdict(folder):
 # Nothing to run on
 
 
-def command(folder, backend, output):
+def command(folder, device, output):
     """A command line of scripts/outputs.py."""
     files = "--weights-folder", folder / "tiny", "--inputs", folder / "tiny" / "inputs.npy"
     output = folder / output / "outputs.npy"
-    return ROOT / "scripts" / "outputs.py", *files, "--backend", backend, "--output", output
+    return ROOT / "scripts" / "outputs.py", *files, "--device", device, "--output", output
 
 
 @pytest.mark.skipif(hasattr(torch, "npu"), reason="this machine has torch_npu")
@@ -372,8 +379,8 @@ def test_npu_that_fails(folder):
 
 @pytest.mark.parametrize("found", ["tf32", "bf16"])
 def test_numerics_that_no_npu_has(folder, found):
-    numerics = "--numerics", json.dumps({"conv": found})
-    line = told(python(*command(folder, "npu", "refused"), *numerics))
+    device = json.dumps({"backend": "npu", "numerics": {"conv": found}})
+    line = told(python(*command(folder, device, "refused")))
     assert f"found numerics {found} for conv, expected one of fp32, hf32, fp16" in line
 
 
@@ -460,7 +467,8 @@ def test_workflow_times_the_npu(snakemake):
 
     found = json.loads((snakemake.folder / target).read_text())
     assert (found["unit"], found["backend"]) == ("ms", "npu")
-    assert found["numerics"] == HF32  # the profile leaves what it does not name
+    # The profile leaves what it does not name.
+    assert found["numerics"] == Numerics(**HF32).to_dict()
     assert found["executed_on"]["name"] == "Ascend910B stand-in"
     assert found["executed_on"]["cann"] == "stand-in for CANN"
     weights = snakemake.folder / "results" / "tiny" / "weights.safetensors"

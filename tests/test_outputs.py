@@ -15,6 +15,7 @@ from npu_parity import evidence
 from npu_parity.backends.device import Device
 from npu_parity.backends.outputs import exact, measure, predict
 from npu_parity.errors import ParityError
+from npu_parity.evidence.code import digest
 from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import PRESETS, Numerics
 from npu_parity.sources.weights import Wanted, obtain
@@ -144,7 +145,7 @@ def test_predicted_run_is_emulation_on_the_reference(preset):
     x = samples()
     with emulate(numerics), torch.no_grad():
         by_hand = torch.cat([network()(torch.from_numpy(x[i : i + 1])) for i in range(7)]).numpy()
-    found = predict(network(), x, Device("npu", numerics.to_dict()))
+    found = predict(network(), x, Device("npu", numerics))
     assert np.array_equal(found, by_hand)
     assert not np.array_equal(found, measure(network(), x, CPU))
 
@@ -218,10 +219,11 @@ def program(tmp_path, monkeypatch, capsys):
         threads = torch.get_num_threads()
         folders = ["--weights-folder", "net", "--inputs", "net/inputs.npy"]
         output = ["--output", "net/x/outputs.npy"]
-        monkeypatch.setattr(sys, "argv", ["outputs.py", *folders, *output, *arguments])
+        script = str(ROOT / "scripts/outputs.py")
+        monkeypatch.setattr(sys, "argv", [script, *folders, *output, *arguments])
         try:
             with pytest.raises(SystemExit) as ended:
-                runpy.run_path(str(ROOT / "scripts/outputs.py"), run_name="__main__")
+                runpy.run_path(script, run_name="__main__")
         finally:
             torch.set_num_threads(threads)
         return ended.value.code, capsys.readouterr().err
@@ -233,7 +235,8 @@ def program(tmp_path, monkeypatch, capsys):
 def test_sidecar_describes_the_run(program, run):
     numerics = {} if run == "measured" else {"conv": "hf32"}
     backend = "cpu" if run == "measured" else "npu"
-    options = ["--run", run, "--backend", backend, "--numerics", json.dumps(numerics)]
+    device = json.dumps({"backend": backend, "numerics": numerics})
+    options = ["--run", run, "--device", device]
     assert program(*options, "--batch", "3", "--threads", "9999") == (0, "")
     about = json.loads(Path("net/x/run.json").read_text())
     array = evidence.read_array("net/x/outputs.npy", about["sha256"]["outputs"])
@@ -245,6 +248,7 @@ def test_sidecar_describes_the_run(program, run):
     assert about["sha256"]["inputs"] == evidence.sha256("net/inputs.npy")
     assert 1 <= about["threads"] < 9999
     assert about["versions"] == evidence.versions()
+    assert about["code"] == digest(ROOT / "scripts/outputs.py") and about["seed"] == 0
 
 
 @pytest.mark.parametrize("file", ["net/inputs.npy", "net/weights.safetensors"])
@@ -260,5 +264,5 @@ def test_changed_file_is_noticed(program, file):
 def test_absent_device_is_one_line(program):
     if hasattr(torch, "npu"):
         pytest.skip("this machine has torch_npu")
-    status, text = program("--backend", "npu")
+    status, text = program("--device", "npu")
     assert status == 1 and text.startswith("error: device npu: ") and text.count("\n") == 1

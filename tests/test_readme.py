@@ -93,13 +93,13 @@ def program(folder, *arguments):
 
 def test_check_fails_until_it_is_spliced(folder):
     file = folder / "README.md"
-    error = "error: README.md differs from its tables: run scripts/readme.py\n"
-    assert program(folder, "--check") == (1, error)
+    error = "error: README.md differs from its tables: run `make docs`\n"
+    assert program(folder, "--check", "README.md") == (1, error)
     assert file.read_text(encoding="utf-8") == TEXT
 
-    assert program(folder) == (0, "")
+    assert program(folder, "README.md") == (0, "")
     assert file.read_text(encoding="utf-8") == readme.splice(TEXT, CONTENTS)
-    assert program(folder, "--check") == (0, "")
+    assert program(folder, "--check", "README.md") == (0, "")
 
     (folder / "a.md").write_text("changed")
     assert program(folder.parent, "--check", str(file))[0] == 1  # files lie beside the README
@@ -108,7 +108,7 @@ def test_check_fails_until_it_is_spliced(folder):
 def test_marker_of_a_missing_file_is_one_line(folder):
     (folder / "a.md").unlink()
     for check in ([], ["--check"]):
-        status, text = program(folder, *check)
+        status, text = program(folder, *check, "README.md")
         assert status == 1
         assert text == "error: the marker `from a.md` names a file that is not there\n"
     assert (folder / "README.md").read_text(encoding="utf-8") == TEXT

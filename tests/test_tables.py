@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from project import ROOT
 
 from models import svhn
-from npu_parity import evidence
+from npu_parity import config, evidence
 from npu_parity.errors import ParityError
+from npu_parity.evidence.code import digest
 from npu_parity.report import results, summary, tables
 from npu_parity.verdict import criteria, metrics, published
 
@@ -61,9 +61,10 @@ HF32 = {"conv": "hf32"}
 
 def script(name, *arguments):
     """Run a script of this project in this process; it must succeed."""
+    file = str(ROOT / "scripts" / f"{name}.py")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+        patch.setattr(sys, "argv", [file, *map(str, arguments)])
+        runpy.run_path(file, run_name="__main__")
     assert ended.value.code == 0
 
 
@@ -84,11 +85,13 @@ def build(system, settings):
     given = ["--weights-folder", folder, "--inputs", f"{folder}/inputs.npy"]
     for run in [*RUNS, "cpu/exact", "twin/predicted"]:
         device, _, kind = run.partition("/")
-        named = ["--numerics", json.dumps(HF32), "--backend", "npu"] * (device == "npu")
-        script("outputs", *given, "--run", kind, *named, "--output", f"{folder}/{run}/outputs.npy")
+        target = json.dumps({"backend": "npu", "numerics": HF32}) if device == "npu" else "cpu"
+        script(
+            *("outputs", *given, "--run", kind, "--device", target),
+            *("--output", f"{folder}/{run}/outputs.npy"),
+        )
     for run in RUNS:
         device, _, kind = run.partition("/")
-        measured = []
         if kind == "measured":
             place = f"{folder}/{run}"
             counts = ["--samples", 3, "--batch-samples", 2, "--warmup", 1]
@@ -96,15 +99,10 @@ def build(system, settings):
             script("operators", *given, "--output", place)
             outputs = ["--outputs", f"{place}/outputs.npy"]
             script("numerics", *given, *outputs, "--output", f"{place}/numerics.json")
-            files = {"measured": "outputs.npy", "program": "program.json"}
-            files["numerics"] = "numerics.json"
-            measured = [f"--{option}={place}/{file}" for option, file in files.items()]
         if run != RUNS[0]:
             script(
-                *("metrics", "--reference", f"{folder}/{RUNS[0]}/outputs.npy", *measured),
-                *("--exact", f"{folder}/cpu/exact/outputs.npy"),
-                *("--predicted", f"{folder}/{device}/predicted/outputs.npy"),
-                *("--system", folder, "--task", settings["task"]),
+                *("metrics", folder, "--reference", "cpu", "--device", device, "--run", kind),
+                *("--task", settings["task"]),
                 *("--heads", json.dumps(settings["heads"])),
                 *("--output", f"{folder}/{run}/metrics.json"),
             )
@@ -174,7 +172,7 @@ def close(cell, value, digits=3):
 
 def test_errors_are_the_metrics():
     found = section("errors")
-    names = {v: k for k, v in tables.METRICS.items()}
+    names = {v: k for k, v in metrics.FIGURES.items()}
     printed = published.figures()["resnet34"]["metrics"]
     compared = {run.replace("/", " "): stored("net", run, "metrics.json") for run in RUNS[1:]}
     keys = set()
@@ -319,8 +317,7 @@ def test_every_kind_renders_for_every_task(name, kind):
 
 
 def test_config_offers_every_kind():
-    schema = yaml.safe_load((ROOT / "config.schema.yaml").read_text())
-    models = schema["properties"]["models"]["additionalProperties"]["properties"]
+    models = config.schema()["properties"]["models"]["additionalProperties"]["properties"]
     assert set(models["tables"]["items"]["enum"]) == set(tables.SECTIONS)
 
 
@@ -395,7 +392,7 @@ def test_what_is_not_finite_is_a_dash_and_fails(tmp_path):
 
 def test_labels_must_be_one_a_class():
     of = replace(system(), labels=LABELS[:-1])
-    with pytest.raises(ParityError, match="net: found 6 labels, expected one a class: 7"):
+    with pytest.raises(ParityError, match="net: found 6 labels, expected 7, one per class"):
         tables.report(of, ["top5"])
 
 
@@ -427,7 +424,7 @@ def test_summary_rows_are_full_precision_and_name_their_files(described):
         files = [Path(file) for file in row["files"]]
         assert files and all((ROOT / file).is_file() for file in files)
         if row["run"] == "published":
-            assert files == [Path("data/published.yaml")]
+            assert files == [Path("npu_parity/data/published.yaml")]
             continue
         assert (row["latency"] is not None) == (row["run"] == "measured")
         texts = {f.name: json.loads(f.read_text()) for f in files if f.suffix == ".json"}
@@ -560,6 +557,10 @@ def test_programs_write_what_the_package_says(tmp_path):
     script("summary", *RUNS, "--folder", "results", *of)
     found = json.loads(Path("results/summary.json").read_text())
     full = summary.rows([system(name) for name in SYSTEMS])
+    assert found.pop("versions") == evidence.versions()
+    assert found.pop("code") == digest(ROOT / "scripts" / "summary.py")
     assert found == {"left_out": left_out, "rows": full}
     text = Path("results/tables/summary.md").read_text(encoding="utf-8")
     assert text == summary.table(full, left_out)
+    text = Path("results/tables/overview.md").read_text(encoding="utf-8")
+    assert text == summary.overview(full)

@@ -6,6 +6,7 @@ import pytest
 from npu_parity.numerics.formats import PRESETS, Numerics, candidate
 from npu_parity.verdict import questions
 from npu_parity.verdict.answers import Answer, Verdict
+from npu_parity.verdict.operators import NO_BOUND, OperatorResult
 from npu_parity.verdict.questions import Runs, coarser
 
 GENERATOR = np.random.default_rng(0)
@@ -106,10 +107,10 @@ def test_strong_evidence_has_nothing_against_it():
 
 def test_weak_evidence_says_why():
     assert "weights are random" in findings(runs(), pretrained=False)
-    assert "one input only" in findings(runs(inputs=1))
+    assert "there is only one input" in findings(runs(inputs=1))
     same = runs()
     same.reference[:, 0] = 50
-    assert "one and the same top-1 class" in findings(same)
+    assert "inputs have the same top-1 class" in findings(same)
     assert "saturated" in findings(same)
     assert "top-1" not in findings(same, task="features")
     flat = runs(columns=1000)
@@ -134,9 +135,16 @@ def test_answers_become_a_verdict():
 
 
 def test_operators_without_a_bound_weaken_a_pass():
-    answer = questions.enough_evidence(runs(), "features", True, ["aten.mystery", "aten.riddle"])
+    checked = [("aten.add", True, ""), ("aten.view", None, "no values to compare")]
+    unknown = [(name, None, f"{NO_BOUND} for {name}") for name in ("aten.riddle", "aten.mystery")]
+    results = [
+        OperatorResult(0, "", name, "", np.nan, np.nan, passed, (), note)
+        for name, passed, note in [*checked, *unknown, *unknown]
+    ]
+    answer = questions.enough_evidence(runs(), "features", True, results)
     assert not answer.passed
-    assert answer.findings[-1] == "not checked, for want of a bound: aten.mystery, aten.riddle"
+    text = "not checked, because no bound is known: aten.mystery, aten.riddle"
+    assert answer.findings[-1] == text
 
 
 def test_numerics_found_and_promised():

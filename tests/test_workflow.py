@@ -54,7 +54,8 @@ def project(base, tmp_path):
 
 def test_files_of_the_contract(base):
     runs = ("cpu/exact", "cpu/measured", "npu/predicted")
-    expected = {"results/summary.json", "results/tables/summary.md"}
+    expected = {"results/summary.json"}
+    expected |= {f"results/tables/{table}.md" for table in ("summary", "overview")}
     for name in ("noise", "photo"):
         expected |= {
             f"results/tables/{name}.md",
@@ -111,7 +112,7 @@ def test_npu_is_predicted_and_says_so(base):
     assert [(r["run"], r["latency"]) for r in rows] == [("predicted", None)] * 2
     for table in base.files("results/tables/*.md").values():
         lines = [x for x in table.read_text().splitlines() if re.search(r"\bnpu\b", x)]
-        assert lines and all("predicted" in x for x in lines)
+        assert lines and all("predicted" in x.lower() for x in lines)
 
 
 def test_absent_device_is_left_out_with_a_reason(base):
@@ -212,8 +213,25 @@ CHANGES = {
         TABLES | DIVERGENCE | {f"metrics {s} npu predicted" for s in CONFIG["models"]},
     ),
     "module": (
-        appended("repository/npu_parity/latency.py", "# changed\n"),
+        appended("repository/npu_parity/backends/latency.py", "# changed\n"),
         TABLES | {f"latency {s} cpu" for s in CONFIG["models"]},
+    ),
+    "backend, imported by name": (
+        appended("repository/npu_parity/backends/npu.py", "# changed\n"),
+        TABLES
+        | DIVERGENCE
+        | {f"{r} {s} npu predicted" for r in ("outputs", "metrics") for s in CONFIG["models"]},
+    ),
+    "__init__ of a package": (
+        appended("repository/npu_parity/verdict/__init__.py", "# changed\n"),
+        TABLES
+        | DIVERGENCE
+        | {f"metrics {s} npu predicted" for s in CONFIG["models"]}
+        | {f"operators {s} cpu" for s in CONFIG["models"]},
+    ),
+    "data file": (
+        appended("repository/npu_parity/data/published.yaml", "# changed\n"),
+        TABLES | {f"figure {s}" for s in CONFIG["models"]},
     ),
     "nothing, files only touched": (touched("*/**/*.p[yn]*"), set()),
 }
@@ -236,6 +254,19 @@ def plans(base, tmp_path_factory):
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_runs_again_what_it_touches(plans, name):
     assert plans[name].result() == CHANGES[name][1]
+
+
+def test_a_template_counts_as_code(project):
+    """Of a report that is made from one: only the tables are written again."""
+    package = project.repository / "npu_parity" / "report"
+    (package / "templates").mkdir()
+    appended("repository/npu_parity/report/tables.py", '\nTEMPLATES = "templates"\n')(project)
+    (package / "templates" / "card.md").write_text("a card")
+    tables = ["results/tables/noise.md", "results/tables/photo.md"]
+    project.succeed(*tables)
+    assert "Nothing to be done" in project.succeed(*tables)
+    (package / "templates" / "card.md").write_text("another card")
+    assert project.plan(*tables) == {"table noise", "table photo"}
 
 
 def test_a_changed_seed_is_carried_out(project):
@@ -265,7 +296,7 @@ def test_a_changed_seed_is_carried_out(project):
         (
             "models.noise.weights",
             ["seed:one"],
-            "models.noise.weights[0]: found 'seed:one', expected",
+            "models.noise.weights[0]: weights source 'seed:one': expected seed:WHOLE_NUMBER",
         ),
         ("models.photo.inputs", ["away.png"], "'away.png'"),
         ("models.photo.weights", ["path:away.safetensors"], "'away.safetensors'"),
@@ -294,7 +325,7 @@ WRONG = {
     "alone": (
         "weights",
         {"weights": ["modelscope:owner/name", "huggingface:owner/name"]},
-        "add seed:42 as the last source to go on without a hub",
+        "add seed:42 as the last source to continue without a hub",
     ),
     "text": ("inputs", {"inputs": ["text.png"]}, "text.png: not a readable image"),
 }
@@ -458,7 +489,7 @@ def test_corrupt_download_never_becomes_weights(hubs, served):
     target = add(hubs, "corrupt", *FROM_HUBS, "seed:7")
     served.server.fail("corrupt")
     done = hubs.run(target)
-    assert done.returncode != 0 and "the downloaded bytes have sha256" in told(done.stdout)
+    assert done.returncode != 0 and "the downloaded file has sha256" in told(done.stdout)
     assert not hubs.files("results/corrupt/*")
 
 
@@ -471,12 +502,13 @@ def resumed(tmp_path_factory):
     project = Project.make(tmp_path_factory.mktemp("killed"), CONFIG)
     target = "results/noise/divergence.svg"
     written = project.folder / "results/noise/weights.safetensors"
-    running = subprocess.Popen(**project.command("--cores", "2", target), start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not written.exists() and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(running.pid, signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
+    command = project.command("--cores", "2", target)
+    with subprocess.Popen(**command, start_new_session=True) as running:
+        deadline = time.monotonic() + 120
+        while not written.exists() and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
     written.write_bytes(written.read_bytes()[:100])  # as a plain writer leaves it
     project.locked = project.run(target)
     project.succeed("--unlock")

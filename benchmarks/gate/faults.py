@@ -1,7 +1,7 @@
-"""The catalogue: porting faults, which must be caught, and clean variations, which must not.
+"""The catalogue of porting faults, which a gate must catch, and of clean variations.
 
-A case makes a `Port` of a `System`: the port's network, what its preprocessing makes of the
-images, and the kernels that it runs on. Kernels and the host's copies do not show in the program.
+A case makes a `Port` of a `System`: the port's network, its preprocessed inputs, and its kernels.
+The program does not show kernels and copies to the host.
 """
 
 import copy
@@ -34,16 +34,16 @@ BF16_UNITS = PRESETS["cpu_bf16"]
 
 
 class NotApplicable(Exception):
-    """The system has nothing that this case could change."""
+    """The case does not apply to the system."""
 
 
 @dataclass
 class System:
-    """A network, the images it is shown, and how they are prepared.
+    """A network, its images and their preprocessing.
 
     Attributes:
-        settings: of `Preprocessing`: resize, crop, interpolation, mean, std.
-        pretrained: whether the weights are real.
+        settings: settings of `Preprocessing`: resize, crop, interpolation, mean, std.
+        pretrained: whether the weights are trained.
     """
 
     name: str
@@ -58,22 +58,22 @@ class System:
     def prepared(
         self, alter: Callable[[Image.Image], Image.Image] | None = None, **other
     ) -> NDArray:
-        """Return the inputs, with other settings or from altered images."""
+        """Return the inputs with other settings or altered images."""
         prepare = Preprocessing("", self.settings | other)
         return np.stack([prepare(alter(i) if alter else i) for i in self.images])
 
     @cached_property
     def inputs(self) -> NDArray:
-        """What the reference is fed."""
+        """The inputs of the reference."""
         return self.prepared()
 
     def original(self, promised: Numerics = HF32) -> Original:
-        """The reference, against this CPU or a stand-in with these numerics."""
+        """Return the reference for ports to this CPU or to a simulated device."""
         if promised not in self._originals:
             self._originals[promised] = Original(
                 self.model,
                 self.inputs,
-                Device("cpu", promised.to_dict()),
+                Device("cpu", promised),
                 task=self.task,
                 heads=self.heads,
                 pretrained=self.pretrained,
@@ -82,7 +82,7 @@ class System:
         return self._originals[promised]
 
     def convolution(self) -> torch.Size:
-        """Shape of the weight of the middle one of the dense convolutions of more than 1x1."""
+        """Return the weight shape of the middle dense convolution larger than 1x1."""
         shapes = [
             c.arguments["weight"].shape
             for c in self.original().calls
@@ -93,7 +93,7 @@ class System:
 
 @dataclass
 class Port:
-    """What is held against the original; arguments as of `Original.check`."""
+    """A port; the attributes are the arguments of `Original.check`."""
 
     model: nn.Module
     inputs: NDArray | None = None
@@ -107,9 +107,9 @@ class Case:
 
     Attributes:
         kind: ``fault`` or ``clean``.
-        where: what is changed: program, weights, inputs, kernel, host.
-        make: returns the port; raises `NotApplicable`.
-        promised: the numerics of the device it is ported to.
+        where: the place of the change: program, weights, inputs, kernel, host.
+        make: returns the port or raises `NotApplicable`.
+        promised: the numerics that the device promises.
     """
 
     name: str
@@ -121,14 +121,14 @@ class Case:
 
 CASES: list[Case] = []
 
-# Variations that npu-parity stops, and why.
+# Variations that npu-parity does not pass, with the reason.
 FALSE_ALARMS: dict[str, str] = {}
-# Faults that npu-parity lets through on some networks, and why.
+# Faults that npu-parity passes on some networks, with the reason.
 LET_THROUGH: dict[str, str] = {}
 
 
 def middle(found: list, why: str) -> Any:
-    """Return the one in the middle, or say that there is none."""
+    """Return the middle element; NotApplicable if there is none."""
     if not found:
         raise NotApplicable(why)
     return found[len(found) // 2]
@@ -167,7 +167,7 @@ def weights(name: str):
 
 
 def host(name: str):
-    """Register a change of what reaches the host, see `changed`."""
+    """Register a change of the outputs on the host, see `changed`."""
     return changed("fault", "host", name)
 
 
@@ -183,7 +183,7 @@ def inputs(name: str):
 
 
 def executed(kind: str, name: str, within: Context, promised: Numerics = HF32, *needed: str):
-    """Register kernels, for networks that have one of the operators that they execute."""
+    """Register kernels for networks with at least one of the operators `needed`."""
 
     @case(kind, "kernel", name, promised)
     def _(system: System) -> Port:
@@ -193,12 +193,12 @@ def executed(kind: str, name: str, within: Context, promised: Numerics = HF32, *
 
 
 def modules(net: nn.Module, kind, condition: Callable[[Any], bool] = lambda m: True) -> list:
-    """Return the modules of a kind that fulfil a condition."""
+    """Return the modules of a class that meet a condition."""
     return [m for m in net.modules() if isinstance(m, kind) and condition(m)]
 
 
 def exchange(net: nn.Module, condition: Callable[[nn.Module], bool], new: Callable) -> None:
-    """Put `new(module)` in the place of the modules that fulfil a condition."""
+    """Replace the modules that meet a condition by `new(module)`."""
     found = [n for n, m in net.named_modules() if n and condition(m)]
     middle(found, "no such module")
     for name in found:
@@ -252,7 +252,7 @@ program("Sigmoid → Hardsigmoid")(activation("Sigmoid", nn.Hardsigmoid))
 
 
 def padded(net: nn.Module) -> nn.Conv2d:
-    """The middle one of the convolutions that pad by themselves."""
+    """Return the middle convolution with its own padding."""
     own = modules(net, nn.Conv2d, lambda m: type(m) is nn.Conv2d and any(m.padding))
     return middle(own, "no padded convolution")
 
@@ -348,7 +348,7 @@ def _(net):
 
 
 def tensor(net: nn.Module, condition: Callable[[Tensor], bool] = lambda t: True) -> Tensor:
-    """The middle one of the convolutions' weights that fulfil a condition, else of all matrices."""
+    """Return the middle convolution weight that meets a condition, or else the middle matrix."""
     found = [p for p in net.parameters() if p.ndim > 1 and condition(p)]
     kernels = [p for p in found if p.ndim == 4]
     return middle(kernels if len(kernels) > 1 else found, "no such tensor")
@@ -503,7 +503,7 @@ def _(system):
 
 
 class Host(nn.Module):
-    """A network whose outputs go wrong on their way to the host, where no operator is seen."""
+    """A network with an error in the copy of its outputs to the host, outside any operator."""
 
     def __init__(self, net: nn.Module, alter: Callable[[NDArray], NDArray]):
         super().__init__()
@@ -511,7 +511,7 @@ class Host(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the host receives."""
+        """Return the outputs on the host."""
         return torch.from_numpy(self.alter(self.net(x).numpy().copy()).copy())
 
 
@@ -521,7 +521,7 @@ def copied(alter: Callable[[NDArray], NDArray]) -> Callable[[nn.Module], nn.Modu
 
 
 def filled(value: float) -> Callable[[NDArray], NDArray]:
-    """Write a value to each row's middle column."""
+    """Return a change that writes a value to the middle column of each row."""
 
     def alter(y: NDArray) -> NDArray:
         y[:, y.shape[1] // 2] = value
@@ -558,12 +558,12 @@ def _(system):
 
 
 def kernel(name: str, *operators: str, change: Callable) -> None:
-    """Register kernels of `operators` that are wrong."""
+    """Register wrong kernels of `operators`."""
     executed("fault", name, device(HF32, *operators, change=change), HF32, *operators)
 
 
 def one_convolution(name: str, change: Callable) -> None:
-    """Register a kernel that is wrong for the convolutions of one shape."""
+    """Register a wrong kernel for the convolutions of one shape."""
 
     @case("fault", "kernel", name)
     def _(system: System) -> Port:
@@ -611,12 +611,12 @@ def variation(name: str):
 
 
 def identity(system: System) -> Port:
-    """Return the port of somebody who did everything right."""
+    """Return a correct port."""
     return Port(copy.deepcopy(system.model))
 
 
 def batches(size: int) -> Callable[[System], Port]:
-    """Return the same, computing so many inputs at a time."""
+    """Return a function for a correct port with `size` inputs in one forward pass."""
     return lambda system: Port(copy.deepcopy(system.model), batch=size)
 
 
@@ -630,7 +630,7 @@ case("clean", "device", "batches of 3")(batches(3))
 
 @case("clean", "device", "this CPU's bf16 units, as promised", BF16_UNITS)
 def _(system):
-    reason = Device("cpu", BF16_UNITS.to_dict()).missing()
+    reason = Device("cpu", BF16_UNITS).missing()
     if reason:
         raise NotApplicable(reason)
     return identity(system)
@@ -701,7 +701,7 @@ def _(net):
 
 
 def other_kernel(name: str, *operators: str, change: Callable) -> None:
-    """Register kernels of `operators` that are right."""
+    """Register correct kernels of `operators`."""
     executed("clean", name, device(HF32, *operators, change=change), HF32, *operators)
 
 

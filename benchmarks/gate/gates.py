@@ -1,8 +1,8 @@
-"""The pass rules of others, on the outputs of a reference and of a port.
+"""The pass rules of other tools, for the outputs of a reference and of a port.
 
-Each function of `GATES` returns whether its rule passes. A rule that computes a figure per output
-tensor is given all inputs at once. Outputs of another shape, or that are not finite, are for no
-rule a pass; this favours those that would not have noticed.
+Each function of `GATES` returns whether its rule passes. A rule for one output tensor gets all
+inputs as one tensor. Outputs of another shape, or with NaN or infinity, pass no rule, even if the
+rule itself would not notice.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ OPTIMUM_ATOL, OPTIMUM_RTOL = 1e-5, 1e-5
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a gate may look at: arrays of shape (inputs, columns)."""
+    """The outputs that a gate gets: arrays of shape (inputs, columns)."""
 
     reference: NDArray
     exact: NDArray
@@ -38,7 +38,7 @@ class Outputs:
 
     @property
     def comparable(self) -> bool:
-        """Whether there is a number for a number."""
+        """Whether the shapes are equal and all measured values are finite."""
         same_shape = self.reference.shape == self.measured.shape
         return same_shape and bool(np.isfinite(self.measured).all())
 
@@ -49,7 +49,7 @@ class Outputs:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What `metrics.compare` returns."""
+        """The result of `metrics.compare`."""
         return metrics.compare(self.reference, self.measured, self.task, self.heads)
 
 
@@ -57,7 +57,7 @@ Gate = Callable[[Outputs], bool]
 
 
 def criterion(name: str, outputs: Outputs) -> bool:
-    """The rule of one of the five adapted reports, see `npu_parity.criteria`."""
+    """The rule of one of the five reports, see `npu_parity.verdict.criteria`."""
     return CRITERIA[name].judge(outputs.metrics)["pass"]
 
 
@@ -70,16 +70,16 @@ def _cosine(outputs: Outputs) -> float:
 def msprobe(outputs: Outputs) -> bool:
     """Cosine > 0.99 and largest absolute error < 0.001.
 
-    The acceptable values that Huawei's documentation of the PyTorch comparison names (CANN 7.0,
-    "计算精度评价指标"), both asked for.
+    Both are acceptable values in Huawei's documentation of the PyTorch comparison (CANN 7.0,
+    "计算精度评价指标").
     """
     return _cosine(outputs) > MSPROBE_COSINE and outputs.error.max() < MSPROBE_MAX_ABS
 
 
 def msprobe_reached(outputs: Outputs) -> bool:
-    """What msprobe writes into its column "Accuracy Reached or Not" (`check_accuracy`).
+    """The column "Accuracy Reached or Not" of msprobe (`check_accuracy`).
 
-    "No" where cosine < 0.99 and the largest absolute error > 0.001, or cosine < 0.9, or the
+    "No" if cosine < 0.99 and the largest absolute error > 0.001, or if cosine < 0.9, or if the
     error > 1; else "Yes".
     """
     cosine, largest = _cosine(outputs), outputs.error.max()
@@ -90,10 +90,11 @@ def msprobe_reached(outputs: Outputs) -> bool:
 
 
 def torch_same(outputs: Outputs) -> bool:
-    """`torch._dynamo.utils.same` with a float64 reference, everything else as its default.
+    """`torch._dynamo.utils.same` with a float64 reference and defaults for all other arguments.
 
-    Passes where `torch.allclose` does with atol = rtol = 1e-4; else where the root mean square
-    error against float64 is at most 2 (below 1000 elements 3) times the reference's, plus 1e-5.
+    It passes if `torch.allclose` passes with atol = rtol = 1e-4. Otherwise it passes if the root
+    mean square error against float64 is at most 2 times the reference's (3 times below 1000
+    elements), plus 1e-5.
     """
     reference, measured, exact = map(
         torch.from_numpy, (outputs.reference, outputs.measured, outputs.exact)
@@ -105,7 +106,7 @@ def migraphx(outputs: Outputs) -> bool:
     """Root mean square error over the largest magnitude of either side <= 1e-3.
 
     `rms_range` and `tolerance::rms_tol` of AMDMIGraphX's ``verify.hpp``, the default of
-    ``migraphx-driver verify``; its element-wise check is switched off by default.
+    ``migraphx-driver verify``. Its element-wise check is disabled by default.
     """
     largest = max(np.abs(outputs.reference).max(), np.abs(outputs.measured).max(), 2.0**-1022)
     rms = np.linalg.norm(outputs.error) / (np.sqrt(outputs.error.size) * float(largest))
@@ -113,7 +114,7 @@ def migraphx(outputs: Outputs) -> bool:
 
 
 def polygraphy(outputs: Outputs) -> bool:
-    """No element beyond both atol = 1e-5 and rtol = 1e-5, of the reference.
+    """No element exceeds both atol = 1e-5 and rtol = 1e-5 relative to the reference.
 
     `CompareFunc.simple` of Polygraphy with its defaults, ``check_error_stat="elemwise"``.
     """
@@ -140,7 +141,7 @@ GATES: dict[str, Gate] = {
     "optimum-onnx": optimum,
 }
 
-# The same rules in a line each, for the table of thresholds.
+# Each rule in one line, for the table of gates.
 RULES = {
     **{f"criterion {name}": c.rule for name, c in CRITERIA.items()},
     "msprobe": f"cosine > {MSPROBE_COSINE:g} and max abs < {MSPROBE_MAX_ABS:g}",
@@ -155,5 +156,5 @@ RULES = {
 
 
 def passes(gate: str, outputs: Outputs) -> bool:
-    """Whether a gate lets these outputs through."""
+    """Return whether these outputs pass a gate."""
     return outputs.comparable and bool(GATES[gate](outputs))

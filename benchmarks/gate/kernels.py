@@ -1,9 +1,9 @@
-"""Kernels that compute an operator in another way than torch's: wrongly, or as rightly.
+"""Kernels that replace operators of torch. Some are wrong, others are equally correct.
 
-None of them shows in the program: a dispatch mode executes them in the operator's place.
+The program does not show them, because a dispatch mode executes them instead of the operator.
 
-A change takes the operator and its arguments and returns the result. Convolutions get their
-arguments by name; operands are not yet rounded to the device's format.
+A change gets the operator and its arguments and returns the result. Convolutions get their
+arguments by name. Their operands are not yet rounded to the device's format.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ CONVOLUTION += ("transposed", "output_padding", "groups")
 
 
 class Kernels(TorchDispatchMode):
-    """Executes the operators that are named by `changes`; in-place variants included."""
+    """Replaces the operators named in `changes`, including their in-place variants."""
 
     def __init__(self, changes: dict[str, Change]):
         super().__init__()
@@ -52,7 +52,7 @@ class Kernels(TorchDispatchMode):
 
 
 def device(numerics: Numerics = HF32, *names: str, change: Change | None = None) -> Context:
-    """Return a stand-in that rounds as `numerics` say; `change` executes the named operators."""
+    """Return a simulated device with `numerics`; `change` executes the named operators."""
 
     @contextlib.contextmanager
     def within() -> Iterator[None]:
@@ -63,7 +63,7 @@ def device(numerics: Numerics = HF32, *names: str, change: Change | None = None)
 
 
 def under(setting: Context, numerics: Numerics = HF32) -> Context:
-    """Return a stand-in that runs under a setting of torch."""
+    """Return a simulated device that runs under a setting of torch."""
 
     @contextlib.contextmanager
     def within() -> Iterator[None]:
@@ -75,7 +75,7 @@ def under(setting: Context, numerics: Numerics = HF32) -> Context:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads."""
+    """Make torch use `count` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -86,7 +86,7 @@ def threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_onednn() -> Iterator[None]:
-    """Let torch use its own kernels."""
+    """Make torch use its own kernels."""
     before = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
     try:
@@ -97,7 +97,7 @@ def without_onednn() -> Iterator[None]:
 
 @contextlib.contextmanager
 def flushing() -> Iterator[None]:
-    """Let numbers below the smallest normal one become zero."""
+    """Flush numbers below the smallest normal number to zero."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -118,7 +118,7 @@ def only(shape: torch.Size, change: Change) -> Change:
 
 
 def result(alter: Callable[[Tensor], Any]) -> Change:
-    """Let `alter` write to the result of an operator."""
+    """Return a change that applies `alter` to the result of an operator."""
 
     def change(func: Operator, *args: Any, **kwargs: Any) -> Any:
         results = func(*args, **kwargs)
@@ -130,17 +130,17 @@ def result(alter: Callable[[Tensor], Any]) -> Change:
 
 
 def dead_channel(y: Tensor) -> None:
-    """No result for the middle channel."""
+    """Set the middle channel to zero."""
     y[:, y.shape[1] // 2] = 0
 
 
 def dead_tile(y: Tensor) -> None:
-    """No result in one corner."""
+    """Set one corner to zero."""
     y[:, :16, -4:, -4:] = 0
 
 
 def put(value: float) -> Callable[[Tensor], None]:
-    """Write a value to the middle channel's first place, of the first image."""
+    """Write a value to the first element of the middle channel of the first image."""
 
     def alter(y: Tensor) -> None:
         y[0, y.shape[1] // 2, 0, 0] = value
@@ -149,25 +149,25 @@ def put(value: float) -> Callable[[Tensor], None]:
 
 
 def stored_as(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Results that pass through another type on their way to memory."""
+    """Store the results in another type."""
     return lambda y: y.copy_(y.to(dtype))
 
 
 def overflow(y: Tensor) -> None:
-    """A scale that takes the largest results beyond float16's range."""
+    """Scale the largest results beyond the range of float16."""
     scale = 2 * torch.finfo(torch.float16).max / y.abs().max()
     y.copy_((y * scale).half().float() / scale)
 
 
 def without_last_term(func: Operator, **of: Any) -> Tensor:
-    """A remainder loop that stops one short: the sum lacks its last input channel."""
+    """Omit the last term of each sum, like a remainder loop that ends too early."""
     weight = of["weight"].clone()
     weight[:, -1, -1, -1] = 0
     return func(**of | {"weight": weight})
 
 
 def float16_sums(func: Operator, **of: Any) -> Tensor:
-    """Partial sums over 16 input channels, added up in float16."""
+    """Add partial sums over 16 input channels in float16."""
     if of["groups"] > 1:
         return func(**of)
     x, w, bias = of["input"], of["weight"], of["bias"]
@@ -180,47 +180,47 @@ def float16_sums(func: Operator, **of: Any) -> Tensor:
 
 
 def without_eps(func: Operator, *args: Any) -> Any:
-    """The last argument, eps, is not used."""
+    """Ignore the last argument, eps."""
     return func(*args[:-1], 0.0)
 
 
 def biased_statistics(func: Operator, *args: Any) -> Any:
-    """Running statistics that pass through bfloat16."""
+    """Round the running statistics to bfloat16."""
     stats = [a.bfloat16().float() for a in args[3:5]]
     return func(*args[:3], *stats, *args[5:])
 
 
 def without_second(func: Operator, x: Tensor, other: Any, **kwargs: Any) -> Tensor:
-    """An addition that loses its second operand, where both have one shape."""
+    """Ignore the second operand of an addition if both have the same shape."""
     if not isinstance(other, Tensor) or other.shape != x.shape:
         return func(x, other, **kwargs)
     return x if func._schema.is_mutable else x.clone()
 
 
 def over_rows(func: Operator, x: Tensor, dim: int, *rest: Any) -> Tensor:
-    """Softmax over the last axis but one."""
+    """Compute softmax over the second-last axis."""
     return func(x, dim - 1, *rest)
 
 
 def tanh_gelu(func: Operator, x: Tensor, **kwargs: Any) -> Tensor:
-    """The tanh approximation for the exact function, and the other way round."""
+    """Swap the exact GELU and its tanh approximation."""
     other = {"none": "tanh", "tanh": "none"}[kwargs.get("approximate", "none")]
     return F.gelu(x, approximate=other)
 
 
 def coarse_exponential(func: Operator, x: Tensor, *args: Any) -> Tensor:
-    """A table of exponentials with the resolution of bfloat16."""
+    """Compute exponentials with the resolution of bfloat16."""
     return func(x, *args).bfloat16().float()
 
 
 def mean_of_one_less(func: Operator, x: Tensor, dim: list[int], *rest: Any, **kwargs: Any):
-    """A sum divided by one less than its terms."""
+    """Divide a sum of n terms by n - 1."""
     n = math.prod(x.shape[d] for d in dim)
     return func(x, dim, *rest, **kwargs) * (n / (n - 1))
 
 
 def zero_padded_pool(func: Operator, x: Tensor, kernel, stride=(), padding=0, *rest: Any) -> Any:
-    """A maximum pool that takes its padding for zeros."""
+    """Pad a maximum pool with zeros."""
     if not any(padding):
         return func(x, kernel, stride, padding, *rest)
     _, indices = func(x, kernel, stride, padding, *rest)
@@ -229,12 +229,12 @@ def zero_padded_pool(func: Operator, x: Tensor, kernel, stride=(), padding=0, *r
 
 
 def hf32_products(func: Operator, *args: Any, **kwargs: Any) -> Tensor:
-    """Matrix products of operands rounded to HF32."""
+    """Round the operands of matrix products to HF32."""
     *added, a, b = args
     return func(*added, round_to(a, "hf32"), round_to(b, "hf32"), **kwargs)
 
 
-# --- As right
+# --- Correct
 
 
 def _rounded(of: dict[str, Any], name: str = "hf32") -> tuple[Tensor, Tensor]:
@@ -242,7 +242,7 @@ def _rounded(of: dict[str, Any], name: str = "hf32") -> tuple[Tensor, Tensor]:
 
 
 def unfolded(func: Operator, **of: Any) -> Tensor:
-    """A convolution as one matrix product."""
+    """Compute a convolution as one matrix product."""
     (x, w), groups = _rounded(of), of["groups"]
     columns = F.unfold(x, w.shape[2:], of["dilation"], of["padding"], of["stride"])
     columns = columns.view(len(x), groups, -1, columns.shape[-1])
@@ -258,14 +258,14 @@ def unfolded(func: Operator, **of: Any) -> Tensor:
 
 
 def reversed_sum(func: Operator, **of: Any) -> Tensor:
-    """The last input channel first."""
+    """Add the input channels in reverse order."""
     if of["groups"] > 1:
         return func(**of)
     return func(**of | {"input": of["input"].flip(1), "weight": of["weight"].flip(1)})
 
 
 def split_sum(func: Operator, **of: Any) -> Tensor:
-    """Two sums of half the input channels each, then added."""
+    """Add two sums, each over half of the input channels."""
     x, w = of["input"], of["weight"]
     if of["groups"] > 1 or x.shape[1] < 2:
         return func(**of)
@@ -275,7 +275,7 @@ def split_sum(func: Operator, **of: Any) -> Tensor:
 
 
 def by_output_channels(func: Operator, **of: Any) -> Tensor:
-    """16 output channels at a time."""
+    """Compute 16 output channels at a time."""
     if of["groups"] > 1:
         return func(**of)
     w, bias = of["weight"].split(16), of["bias"]
@@ -285,18 +285,18 @@ def by_output_channels(func: Operator, **of: Any) -> Tensor:
 
 
 def by_images(func: Operator, **of: Any) -> Tensor:
-    """One image at a time."""
+    """Compute one image at a time."""
     return torch.cat([func(**of | {"input": x}) for x in of["input"].split(1)])
 
 
 def blocked_layout(func: Operator, **of: Any) -> Tensor:
-    """Channels last inside the kernel, as many accelerators want them."""
+    """Use channels last inside the kernel, like many accelerators."""
     x, w = (of[n].contiguous(memory_format=torch.channels_last) for n in ("input", "weight"))
     return func(**of | {"input": x, "weight": w}).contiguous()
 
 
 def in_float64(func: Operator, *args: Any, **of: Any) -> Any:
-    """Computed in float64 and rounded once at the end."""
+    """Compute in float64 and round once at the end."""
     if "weight" in of:
         of["input"], of["weight"] = _rounded(of)
 
@@ -308,7 +308,7 @@ def in_float64(func: Operator, *args: Any, **of: Any) -> Any:
 
 
 def scale_and_shift(func: Operator, x: Tensor, weight, bias, mean, var, *rest: Any) -> Any:
-    """A batch norm with its four vectors folded into two."""
+    """Compute a batch norm with its four vectors folded into two."""
     scale = torch.rsqrt(var + rest[-1]) * weight
     shift = bias - mean * scale
     y = x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
@@ -316,31 +316,31 @@ def scale_and_shift(func: Operator, x: Tensor, weight, bias, mean, var, *rest: A
 
 
 def clamped(func: Operator, x: Tensor) -> Tensor:
-    """ReLU as a clamp."""
+    """Compute ReLU as a clamp."""
     return torch.clamp(x, min=0.0)
 
 
 def reversed_mean(func: Operator, x: Tensor, dim: list[int], *rest: Any, **kwargs: Any) -> Tensor:
-    """The last term first."""
+    """Add the terms in reverse order."""
     return x.flip(dim).sum(dim, *rest) / math.prod(x.shape[d] for d in dim)
 
 
 def product_then_bias(func: Operator, bias: Tensor, a: Tensor, b: Tensor, **kwargs: Any) -> Tensor:
-    """The products in reverse order, and the bias after them."""
+    """Add the products in reverse order, then the bias."""
     return bias + torch.mm(a.flip(1), b.flip(0))
 
 
 def by_logarithm(func: Operator, x: Tensor, dim: int, *rest: Any) -> Tensor:
-    """Softmax as the exponential of its logarithm."""
+    """Compute softmax as the exponential of its logarithm."""
     return torch.log_softmax(x, dim).exp()
 
 
 def from_erf(func: Operator, x: Tensor, **kwargs: Any) -> Tensor:
-    """GELU by its definition."""
+    """Compute GELU by its definition."""
     return func(x, **kwargs) if kwargs else x * 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
 
 
 def by_exponential(func: Operator, x: Tensor) -> Tensor:
-    """Sigmoid as 1 / (1 + exp(-x)), SiLU as x times it."""
+    """Compute sigmoid as 1 / (1 + exp(-x)), and SiLU as x times sigmoid."""
     gate = 1 / (1 + torch.exp(-x))
     return x * gate if "silu" in func._schema.name else gate

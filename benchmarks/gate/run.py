@@ -52,7 +52,7 @@ Record = dict[str, Any]
 
 
 def load(name: str) -> System:
-    """Return a system of ``config.yaml``, its weights as `SYSTEMS` say, or one of timm's."""
+    """Return a system of ``config.yaml`` or timm with the weights of `SYSTEMS`."""
     about = config.load(ROOT / "config.yaml")["models"].get(name, {}) | SYSTEMS[name]
     wanted = weights.Wanted(
         about["architecture"],
@@ -81,12 +81,12 @@ def load(name: str) -> System:
         found["pretrained"],
     )
     if not np.array_equal(system.inputs, np.stack([preprocessing(i) for i in images])):
-        raise ValueError(f"{name}: inputs are not the system's own")
+        raise ValueError(f"{name}: inputs differ from the system's own inputs")
     return system
 
 
 def judge(system: System, case: Case) -> list[Record]:
-    """Return one record for each gate, or a single one where the case does not apply."""
+    """Return one record for each gate, or a single record if the case does not apply."""
     about = {"system": system.name, "fault": case.name, "kind": case.kind}
     try:
         port = case.make(system)
@@ -97,7 +97,7 @@ def judge(system: System, case: Case) -> list[Record]:
     torch.manual_seed(0)
     try:
         report = original.check(port.model, port.inputs, port.batch, port.kernels)
-    except Exception as error:  # whatever a faulty port raises
+    except Exception as error:  # a faulty port may raise anything
         if not _crashes(system, port):
             raise
         raised = f"raised {type(error).__name__}: {first_line(error)}"
@@ -121,7 +121,7 @@ def judge(system: System, case: Case) -> list[Record]:
 
 
 def _crashes(system: System, port: Port) -> bool:
-    """Whether it is the port that cannot run."""
+    """Return whether the port itself cannot run."""
     inputs = system.inputs if port.inputs is None else port.inputs
     try:
         with (port.kernels or contextlib.nullcontext)():
@@ -144,7 +144,7 @@ _clean: dict[tuple, np.ndarray] = {}
 
 
 def clean(system: System, promised, batch: int) -> np.ndarray:
-    """Return what the device computes of an unchanged port."""
+    """Return the device's outputs for an unchanged port."""
     key = system.name, promised, batch
     if key not in _clean:
         net = faults.identity(system).model
@@ -154,7 +154,7 @@ def clean(system: System, promised, batch: int) -> np.ndarray:
 
 def measure(name: str, cases: Iterable[Case]) -> Iterator[Record]:
     """Judge cases on a system."""
-    # A bound depends on operator and numerics only, and costs more than the operator.
+    # A bound depends only on operator and numerics, and takes longer than the operator.
     exact_and_bound = operators.exact_and_bound
     operators.exact_and_bound = functools.cache(exact_and_bound)
     try:
@@ -174,7 +174,7 @@ def _told(own: Record) -> str:
 
 
 def merged(old: list[Record], new: list[Record]) -> list[Record]:
-    """Put new records in the place of old ones, in the order of systems, cases and gates."""
+    """Replace old records by new ones, in the order of systems, cases and gates."""
     judged = {(r["system"], r["fault"]) for r in new}
     kept = [r for r in old if (r["system"], r["fault"]) not in judged]
     order = {
@@ -214,7 +214,7 @@ def document(records: list[Record]) -> str:
 
 
 def totals(records: list[Record]) -> str:
-    """Return the table of all gates, with what they caught and what they stopped for nothing."""
+    """Return the table of all gates, with the faults caught and the false alarms."""
     rows = _totals(_counted(records))
     return _table(rows, ["Gate", "Rule", "Faults caught", "False alarms"])
 
@@ -270,7 +270,7 @@ def _questions(own: list[Record]) -> list[list[str]]:
 
 
 def _wrong(own: list[Record], kind: str, reasons: Mapping[str, str]) -> str:
-    """List the faults that were let through, or the variations that were not."""
+    """List the faults that passed, or the variations that did not pass."""
     wrong = [r for r in own if r["kind"] == kind and r["caught"] != (kind == "fault")]
     told = [(r, reasons.get(r["fault"], "unexplained")) for r in wrong]
     lines = [f"- *{r['fault']}* on {r['system']}: {why} ({r['detail']})" for r, why in told]
@@ -287,24 +287,23 @@ def _listed(records: list[Record], condition: Callable[[Record], bool]) -> str:
 
 PAGE = """# Which gate catches which porting fault
 
-Made by `make gate` from [`results.json`](../benchmarks/gate/results.json); not to be edited.
+Made by `make gate` from [`results.json`](../benchmarks/gate/results.json). Do not edit it.
 
-{faults} faults were injected into ports of these systems, one at a time, and {variations}
-variations that change nothing that matters:
+The benchmark injects {faults} faults and {variations} harmless variations, one at a time, into
+ports of these systems:
 
 {systems}
 
-The device is a stand-in for an Ascend 910B: this CPU, with the operands of convolutions rounded
-to HF32, which is what it promises. Some cases are ports to this CPU, which promises float32. A
-fault lies in the *program*, its *weights* or *inputs*, in a *kernel* (an operator is executed
-wrongly, which the program does not show) or in a copy to the *host*. All gates are given the same
-outputs; npu-parity is also given the port. It passes a port whose relative L2 error is at most
-{envelope} times the predicted one.
+This CPU simulates an Ascend 910B: it rounds the operands of convolutions to HF32, as the device
+promises. Some cases are ports to this CPU itself, which promises float32. A fault is in the
+*program*, in its *weights* or *inputs*, in a *kernel* (an operator computes a wrong result, and the
+program does not show it) or in a copy to the *host*. All gates get the same outputs. npu-parity
+also gets the port. It passes a port if its relative L2 error is at most {envelope} times the
+predicted error.
 
-A gate catches a fault when it does not pass. Faults that leave every bit of the outputs as it was
-on a network are not counted there. What is left are {pairs} pairs of fault and system, and
-{clean_pairs} pairs of variation and system, on each of which a gate that does not pass raises a
-false alarm.
+A gate catches a fault if it does not pass. A fault does not count on a system if every bit of the
+outputs stays the same. There remain {pairs} pairs of fault and system, and {clean_pairs} pairs of
+variation and system. A gate raises a false alarm if it does not pass a variation.
 
 ## Totals
 
@@ -312,7 +311,7 @@ false alarm.
 
 ## Faults
 
-Systems on which a gate caught it, of those on which it changed the outputs.
+The number of systems on which the gate caught the fault / on which the fault changed the outputs.
 
 {caught}
 
@@ -320,25 +319,25 @@ Systems on which a gate caught it, of those on which it changed the outputs.
 
 {clean}
 
-## What asked npu-parity's question
+## Which question of npu-parity caught the faults
 
 {questions}
 
-## What npu-parity lets through
+## Faults that npu-parity does not catch
 
 {missed}
 
-## What npu-parity stops for nothing
+## False alarms of npu-parity
 
 {alarms}
 
-## Without effect
+## Faults without effect
 
-Faults that left every bit of the outputs as it was:
+Faults that changed no bit of the outputs:
 
 {unchanged}
 
-Faults for which a system has nothing to change:
+Faults that do not apply to a system:
 
 {absent}
 """

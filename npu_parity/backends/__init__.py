@@ -1,1 +1,1 @@
-"""Backends: the devices that can execute a network, one class each, and what is run on them."""
+"""Backends: one class for each kind of device, and the code that runs networks on devices."""

@@ -1,4 +1,4 @@
-"""What every backend can do. A backend's own facts are in its module, and nowhere else."""
+"""The interface of all backends. The facts about one backend are only in its own module."""
 
 import contextlib
 import functools
@@ -12,21 +12,21 @@ from npu_parity.backends.machine import cpus
 from npu_parity.errors import ParityError, first_line
 from npu_parity.numerics.formats import PRESETS, Numerics
 
-if TYPE_CHECKING:  # torch takes seconds to import, and planning a run needs none of it
+if TYPE_CHECKING:  # importing torch takes seconds, and planning a run does not need it
     import torch
 
-AUTOLOAD = "set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU"
+AUTOLOAD = "set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to continue without the NPU"
 
 
 class Backend(ABC):
     """A kind of device that can execute a network.
 
     Attributes:
-        name: as the configuration and torch call it.
-        formats: what float32 operands may become on it; empty where nobody has said.
-        preset: the name in `PRESETS` of its numerics as it is set up by default.
-        hint: what to do where torch finds no such device.
-        questions: the questions of the verdict that can be asked of it.
+        name: the name in the configuration and in torch.
+        formats: formats to which the device may round float32 operands; empty if unknown.
+        preset: the name of its default numerics in `PRESETS`.
+        hint: what to do if torch finds no such device.
+        questions: the questions of the verdict that the device can answer.
     """
 
     name: ClassVar[str]
@@ -37,38 +37,47 @@ class Backend(ABC):
 
     @abstractmethod
     def missing(self, numerics: Numerics) -> str | None:
-        """Return why this machine cannot measure; None where it seems able to.
+        """Return why this machine cannot measure; None if it seems able to.
 
-        Looks at the operating system only: torch is not imported.
+        The method asks only the operating system. It does not import torch.
         """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return the device as found: its name, and the versions of what drives it."""
+        """Return the device's name and the versions of its software."""
 
     def switches(self, numerics: Numerics) -> dict[str, Any]:
-        """Return the settings that give the device these numerics, by their path in torch.
+        """Return the settings of torch that give the device these numerics, by their path.
 
         ``{"backends.cudnn.allow_tf32": True}`` sets ``torch.backends.cudnn.allow_tf32``.
         """
         return {}
 
     def prepare(self) -> None:  # noqa: B027  (most backends need nothing)
-        """Do what the backend needs before anything is executed on it."""
+        """Prepare the backend before the first operator runs."""
 
     def target(self) -> "torch.device":
-        """Return the torch device; ParityError, with what to do, where torch finds none."""
-        torch = self.load()
+        """Return the torch device; ParityError if torch finds none."""
         if not self._module().is_available():
             raise ParityError(f"device {self.name}: torch finds none on this machine; {self.hint}")
-        return torch.device(self.name)
+        device: torch.device = self.load().device(self.name)
+        return device
 
     def load(self) -> Any:
-        """Return torch with this backend in it; ParityError where it cannot be imported."""
-        try:
-            import torch
+        """Return torch with this backend loaded; ParityError if the import fails."""
+        return self.plain_torch()
 
-            return torch
+    def plain_torch(self) -> Any:
+        """Return torch, with or without this backend; ParityError as for `load`."""
+        with self.importing():
+            import torch
+        return torch
+
+    @contextlib.contextmanager
+    def importing(self) -> Iterator[None]:
+        """Turn a failed import of torch or of the backend's package into one line."""
+        try:
+            yield
         except ImportError as error:
             reason = first_line(error)
             raise ParityError(f"device {self.name}: {reason}; {self.hint}; {AUTOLOAD}") from None
@@ -80,13 +89,13 @@ class Backend(ABC):
 
     @contextlib.contextmanager
     def configured(self, numerics: Numerics) -> Iterator["torch.device"]:
-        """Yield the torch device with its switches set; afterwards they are as they were.
+        """Set the switches of the device and yield the torch device. Restore the switches later.
 
-        Where the numerics of a device cannot be chosen (float16 operands on Ascend 910A) nothing
-        is set.
+        If the numerics of a device are fixed (float16 operands on Ascend 910A), there are no
+        switches.
 
         Raises:
-            ParityError: there is no such device here, it cannot have these numerics, or it fails.
+            ParityError: the device is not available, does not support these numerics, or fails.
         """
         target = self.target()
         for kind in ("conv", "depthwise_conv", "matmul"):
@@ -108,21 +117,21 @@ class Backend(ABC):
                 raise self.failure(error) from error
 
     def failure(self, error: RuntimeError) -> Exception:
-        """Return what to raise where the device fails: one line with what its driver says."""
+        """Return the exception for a failure of the device, with one line from its driver."""
         return ParityError(f"device {self.name} failed: {first_line(error)}")
 
     def found_switches(self, numerics: Numerics) -> Mapping[str, Any]:
-        """Return the switches as they now are, by their full name in torch."""
+        """Return the current values of the switches, by their full name in torch."""
         return {
             f"torch.{path}": getattr(*_resolve(path)) for path in sorted(self.switches(numerics))
         }
 
     def synchronize(self) -> None:
-        """Wait until the device has finished everything that was launched on it."""
+        """Wait until the device has finished all its work."""
         self._module().synchronize()
 
     def elapsed(self, run: Callable[[], Any]) -> float:
-        """Return how long `run` takes in milliseconds, from an idle device to an idle device."""
+        """Return the duration of `run` in milliseconds. The device is idle before and after."""
         self.synchronize()
         start = time.perf_counter_ns()
         run()
@@ -130,34 +139,34 @@ class Backend(ABC):
         return (time.perf_counter_ns() - start) / 1e6
 
     def peak_memory(self) -> int | None:
-        """Return the most bytes that were in use on the device; None where it does not tell."""
+        """Return the peak memory of the device in bytes; None if unknown."""
         with contextlib.suppress(AttributeError, RuntimeError):
             return int(self._module().max_memory_allocated())
         return None
 
     def seed(self, number: int) -> None:
-        """Seed the random numbers of the CPU and of every accelerator that torch has loaded."""
+        """Seed the random numbers of the CPU and of all accelerators that torch has loaded."""
         self.load().manual_seed(number)
 
     def least_threads(self, numerics: Numerics) -> int:
-        """Return how many threads of the CPU the numerics need."""
+        """Return the smallest number of CPU threads that the numerics need."""
         return 1
 
     def use_threads(self, wanted: int, numerics: Numerics) -> int:
-        """Let torch use at most `wanted` threads and at most one for each CPU; return how many.
+        """Set the number of threads to `wanted`, but at most one for each CPU; return the number.
 
-        More threads than CPUs make the latency worse.
+        More threads than CPUs increase the latency.
         """
         count = max(self.least_threads(numerics), min(wanted, cpus()))
-        self.load().set_num_threads(count)
+        self.plain_torch().set_num_threads(count)
         return count
 
     def numerics(self) -> Numerics:
-        """Return what the device does to float32 operands as it is set up by default."""
+        """Return the default numerics of the device."""
         return PRESETS[self.preset]
 
     def _module(self) -> Any:
-        """Torch's own module of the backend; ParityError where this torch has none."""
+        """Return torch's module of the backend; ParityError if this torch has none."""
         module = getattr(self.load(), self.name, None)
         if module is None:
             raise ParityError(f"device {self.name}: torch finds none on this machine; {self.hint}")
@@ -165,7 +174,7 @@ class Backend(ABC):
 
 
 class Accelerator(Backend):
-    """A backend whose driver shows as a file in ``/dev``.
+    """A backend whose driver creates a file in ``/dev``.
 
     Attributes:
         node: pattern of that file.
@@ -178,14 +187,14 @@ class Accelerator(Backend):
         return None if glob.glob(self.node) else f"this machine has no {self.node}"
 
     def describe(self) -> dict[str, Any]:
-        """Return the name that the driver gives the device."""
+        """Return the device's name from its driver."""
         with contextlib.suppress(AttributeError):
             return {"name": self._module().get_device_name(0)}
         return {"name": self.name}
 
 
 def _resolve(path: str) -> tuple[Any, str]:
-    """Return what holds a setting of torch, and the setting's name."""
+    """Return the object that has a setting of torch, and the name of the setting."""
     import torch
 
     holder, _, attribute = path.rpartition(".")

@@ -1,4 +1,4 @@
-"""The CPU: the reference, and where its matrix units round, a device of its own."""
+"""The CPU: the reference, and also a device if its matrix units round operands."""
 
 import importlib.metadata
 import resource
@@ -12,19 +12,19 @@ from npu_parity.numerics.formats import Numerics
 if TYPE_CHECKING:
     import torch
 
-# oneDNN rounds float32 convolutions to bf16 on AMX only: AVX512-BF16 alone leaves them float32.
+# oneDNN rounds the operands of convolutions to bf16 only on AMX. AVX512-BF16 alone does not.
 BF16_UNITS = "amx_bf16"
 
 
 class Cpu(Backend):
-    """The CPU, through torch; oneDNN's fpmath mode rounds operands to bf16."""
+    """The CPU, through torch. The fpmath mode of oneDNN can round operands to bf16."""
 
     name = "cpu"
     formats = ("fp32", "bf16")
     hint = "install torch"
 
     def missing(self, numerics: Numerics) -> str | None:
-        """Return why this CPU cannot round convolutions as the numerics say."""
+        """Return why this CPU cannot round convolutions to the numerics; None if it can."""
         if numerics.conv == "fp32":
             return None
         if numerics.conv != "bf16":
@@ -51,28 +51,28 @@ class Cpu(Backend):
         }
 
     def target(self) -> "torch.device":
-        """Return the CPU: it is always there."""
+        """Return the CPU, which is always available."""
         device: torch.device = self.load().device("cpu")
         return device
 
     def failure(self, error: RuntimeError) -> Exception:
-        """Return the error itself: it comes from the network, not from a driver."""
+        """Return the error itself, because it comes from the network and not from a driver."""
         return error
 
     def peak_memory(self) -> int | None:
-        """Return the most bytes of memory that this process has had."""
+        """Return the peak memory of this process in bytes."""
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def least_threads(self, numerics: Numerics) -> int:
-        """Return two for a CPU that rounds.
+        """Return two if the CPU rounds operands.
 
-        With one thread, torch keeps small 1x1 convolutions from oneDNN, and they stay float32.
+        With one thread, torch does not use oneDNN for small 1x1 convolutions and does not round.
         """
         return 1 if numerics.conv == "fp32" else 2
 
 
 def torch_version() -> tuple[int, int]:
-    """Return torch's major and minor version, without an import."""
+    """Return torch's major and minor version without importing it."""
     major, minor = importlib.metadata.version("torch").split(".")[:2]
     return int(major), int(minor)

@@ -7,7 +7,7 @@ from npu_parity.numerics.formats import Numerics
 
 
 class Cuda(Accelerator):
-    """An NVIDIA GPU. From Ampere on, its tensor cores may round float32 operands to TF32."""
+    """An NVIDIA GPU. Tensor cores since Ampere may round float32 operands to TF32."""
 
     name = "cuda"
     formats = ("fp32", "tf32")

@@ -1,4 +1,4 @@
-"""A device: a backend and its numerics, as the configuration names them."""
+"""A device: a backend and its numerics."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from npu_parity.backends.base import Backend
 
-# The one list of backends: a new one is a module with a class, and a line here.
+# The only list of backends. A new backend needs a module with a class, and a line here.
 BACKENDS = Registry(
     "backend",
     {
@@ -27,11 +27,11 @@ BACKENDS = Registry(
 
 @dataclass(frozen=True)
 class Device:
-    """A named target: the backend that computes, and its numerics.
+    """A target: the backend that executes, and its numerics.
 
     Attributes:
-        backend: a name of `BACKENDS`.
-        numerics: what the device does to the float32 operands of convolutions and matrix products.
+        backend: a name in `BACKENDS`.
+        numerics: how the device rounds the float32 operands of convolutions and matrix products.
 
     >>> Device("npu", Numerics(conv="hf32")).numerics.conv
     'hf32'
@@ -42,21 +42,21 @@ class Device:
 
     @property
     def implementation(self) -> "Backend":
-        """The backend's object; ParityError where there is no backend of that name."""
+        """The backend's object; ParityError if the name is unknown."""
         found: Backend = BACKENDS[self.backend]()
         return found
 
     def missing(self) -> str | None:
-        """Return why this machine cannot measure the device; None where it seems able to.
+        """Return why this machine cannot measure the device; None if it seems able to.
 
-        Looks at the operating system only, so that planning a run does not import torch.
+        The method asks only the operating system, so planning a run does not import torch.
         """
         return self.implementation.missing(self.numerics)
 
     def configured(self) -> "AbstractContextManager[torch.device]":
-        """Yield the torch device with its switches set as the numerics say; see `Backend`."""
+        """Yield the torch device with the switches of its numerics; see `Backend.configured`."""
         return self.implementation.configured(self.numerics)
 
     def use_threads(self, wanted: int) -> int:
-        """Let torch use at most `wanted` threads of the CPU; return how many it uses."""
+        """Set the number of CPU threads to `wanted` or fewer; return the number."""
         return self.implementation.use_threads(wanted, self.numerics)

@@ -1,6 +1,7 @@
-"""How long a forward pass takes on a device, every sample kept."""
+"""Measure the latency of a forward pass on a device. All samples are stored."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +19,21 @@ def time_forward(
     warmup: int,
     samples: int,
     batch_samples: int,
-) -> dict[str, dict]:
-    """Return timings by batch size, in milliseconds, with throughput in images a second.
+) -> dict[str, dict[str, Any]]:
+    """Return the timings by batch size in milliseconds, and the throughput in images per second.
 
-    Each sample is one forward pass of data that is already on the device, from an idle device to
-    an idle device: the clock starts after a synchronisation and stops after another.
+    Each sample is one forward pass. The data is already on the device. The clock starts after a
+    synchronisation and stops after another.
 
     Args:
-        model: in evaluation mode.
+        model: a network in evaluation mode.
         sample: float32 (1, 3, H, W), repeated to fill a batch.
-        warmup: passes that are not counted, for each batch size.
-        samples: counted passes of a batch of one.
-        batch_samples: counted passes of every larger batch.
+        warmup: passes that do not count, for each batch size.
+        samples: counted passes with batch size 1.
+        batch_samples: counted passes with every larger batch size.
 
     Raises:
-        ParityError: the device is not here.
+        ParityError: the device is not available.
 
     """
     timings = {}
@@ -49,10 +50,11 @@ def time_forward(
     return timings
 
 
-def summarise(samples: list[float], batch_size: int) -> dict:
+def summarise(samples: list[float], batch_size: int) -> dict[str, Any]:
     """Return mean, sample standard deviation, percentiles and throughput of timings in ms.
 
-    Throughput is images a second at the mean. A single sample has no standard deviation (None).
+    The throughput is in images per second at the mean. The standard deviation of one sample is
+    None.
     """
     values = np.asarray(samples)
     p50, p95, p99 = (float(p) for p in np.percentile(values, [50, 95, 99]))

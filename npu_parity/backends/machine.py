@@ -1,4 +1,4 @@
-"""The machine that a process runs on: its processor, and how much of it may be used."""
+"""The machine of this process: its processor and the number of usable CPUs."""
 
 import contextlib
 import os
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def cpus() -> int:
-    """Return how many CPUs this process may run on."""
+    """Return the number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_flags() -> set[str]:
-    """Return the features of the processor; an empty set where Linux's /proc is missing."""
+    """Return the features of the processor; an empty set if /proc is missing."""
     return set(_cpuinfo("flags").split())
 
 

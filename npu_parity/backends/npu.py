@@ -9,7 +9,7 @@ from npu_parity.numerics.formats import Numerics
 
 
 class Npu(Accelerator):
-    """An Ascend NPU. Its Cube unit may round float32 operands to HF32, before 910B to float16."""
+    """An Ascend NPU. Its Cube unit may round float32 operands to HF32 (before 910B: float16)."""
 
     name = "npu"
     formats = ("fp32", "hf32", "fp16")
@@ -18,10 +18,11 @@ class Npu(Accelerator):
     node = "/dev/davinci[0-9]*"
 
     def load(self) -> Any:
-        """Return torch with torch_npu, which torch imports by itself unless it is told not to."""
+        """Return torch with torch_npu. Torch imports torch_npu automatically by default."""
         torch = super().load()
         if not hasattr(torch, "npu"):
-            import torch_npu  # noqa: F401
+            with self.importing():
+                import torch_npu  # noqa: F401
         return torch
 
     def switches(self, numerics: Numerics) -> dict[str, Any]:
@@ -32,7 +33,7 @@ class Npu(Accelerator):
         }
 
     def prepare(self) -> None:
-        """Let operators run from binaries: to compile each for its shapes takes minutes."""
+        """Use precompiled operators, because compiling them for each shape takes minutes."""
         self._module().set_compile_mode(jit_compile=False)
 
     def describe(self) -> dict[str, Any]:
@@ -42,7 +43,7 @@ class Npu(Accelerator):
         return found | {"cann": self._cann_version(), "soc": soc}
 
     def _cann_version(self) -> str | None:
-        """Return CANN's version; None where this torch_npu or CANN does not tell."""
+        """Return CANN's version; None if unknown."""
         with contextlib.suppress(ImportError):
             from torch_npu.utils import get_cann_version
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +18,20 @@ def measure(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
     """Return the outputs of `model` executed on `device`.
 
     Args:
-        model: in evaluation mode; it is left on the device.
+        model: a network in evaluation mode; it stays on the device.
         inputs: float32 (inputs, 3, H, W).
-        batch: how many inputs are computed at a time.
+        batch: the number of inputs in one forward pass.
 
     Returns:
-        float32 (inputs, columns); several output tensors are put side by side.
+        float32 (inputs, columns); several output tensors are concatenated along the columns.
 
     Raises:
-        ParityError: the device is not here, or the outputs are no tensor of one row an input.
+        ParityError: the device is not available, or the outputs do not have one row for each input.
 
+    >>> inputs = np.ones((2, 3), dtype=np.float32)
+    >>> measure(nn.ReLU().eval(), inputs, Device("cpu"))
+    array([[1., 1., 1.],
+           [1., 1., 1.]], dtype=float32)
     """
     with device.configured() as target, inference(model):
         outputs = forward(model.to(target), inputs, target, batch)
@@ -36,16 +42,22 @@ def measure(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
 def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
     """Return the outputs of `model` on the CPU in float32, with `device`'s numerics emulated.
 
-    Arguments, result and errors as of `measure`; nothing is executed on the device.
+    Arguments, result and errors are the same as for `measure`. Nothing runs on the device.
+
+    >>> network = nn.Linear(1, 1, bias=False).eval()
+    >>> _ = nn.init.ones_(network.weight)
+    >>> inputs = np.array([[1 + 2.0**-12]], dtype=np.float32)
+    >>> predict(network, inputs, Device("npu", Numerics(matmul="hf32")))
+    array([[1.]], dtype=float32)
     """
     with Device("cpu").configured() as target, inference(model), emulate(device.numerics):
         return forward(model.to(target), inputs, target, batch)
 
 
 def exact(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
-    """Return the outputs of `model` on the CPU in float64: what float32 itself loses shows.
+    """Return the outputs of `model` on the CPU in float64. They show the error of float32 itself.
 
-    Arguments and errors as of `measure`; `device` plays no part, and the result is float64.
+    Arguments and errors are the same as for `measure`. `device` has no effect.
     """
     with Device("cpu").configured() as target, inference(model):
         return forward(copy.deepcopy(model).double(), inputs.astype(np.float64), target, batch)
@@ -55,8 +67,8 @@ RUNS = {"measured": measure, "predicted": predict, "exact": exact}
 
 
 @contextlib.contextmanager
-def inference(model: nn.Module):
-    """Switch gradients off and refuse a model in training mode."""
+def inference(model: nn.Module) -> Iterator[None]:
+    """Disable gradients; ParityError if the model is in training mode."""
     if model.training:
         raise ParityError(f"{type(model).__name__} is in training mode: call .eval() first")
     with torch.no_grad():
@@ -66,10 +78,9 @@ def inference(model: nn.Module):
 def forward(
     model: nn.Module, inputs: np.ndarray, target: torch.device, batch: int = 1
 ) -> np.ndarray:
-    """Return the outputs of `model`, in whatever mode it is, on a torch device that it lies on.
+    """Return the outputs of `model`, which is on the torch device `target`, in its current mode.
 
-    They are as precise as the inputs, whatever the network returns. ParityError where it cannot
-    take them.
+    The outputs get the dtype of the inputs. ParityError if the model does not accept the inputs.
     """
     rows = []
     with torch.no_grad():
@@ -86,7 +97,7 @@ def forward(
     return np.concatenate(rows)
 
 
-def _columns(result, rows: int) -> torch.Tensor:
+def _columns(result: Any, rows: int) -> torch.Tensor:
     """Return a model's result as one tensor (rows, columns)."""
     if isinstance(result, dict):
         result = list(result.values())

@@ -4,7 +4,7 @@ from npu_parity.backends.base import Accelerator
 
 
 class Xpu(Accelerator):
-    """An Intel GPU, as torch sets it up: float32 operands are not rounded."""
+    """An Intel GPU with torch's default settings, which do not round float32 operands."""
 
     name = "xpu"
     hint = "install an XPU build of torch and Intel's driver"

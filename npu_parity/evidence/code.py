@@ -1,9 +1,8 @@
-"""A hash of the code that a job runs, so that a change of code runs the job again.
+"""A hash of the code of a job. The job runs again if its code changes.
 
-`digest` follows what Python imports: absolute and relative imports, also those inside functions,
-the ``__init__`` of every package on the way, classes that a `Registry` names, and the data files
-and templates that a module names. Other distributions count by their version. The times of files
-do not count.
+`digest` follows absolute and relative imports, also inside functions, the ``__init__`` of every
+package on the way, the classes in a `Registry`, and the data files and templates that a module
+names. Other distributions count by their version. The modification times of files do not count.
 """
 
 import ast
@@ -18,18 +17,18 @@ from pathlib import Path
 
 from npu_parity.evidence.files import PACKAGE
 
-# A class that a registry names, such as npu_parity.backends.npu:Npu.
+# A class in a registry, such as npu_parity.backends.npu:Npu.
 ENTRY = re.compile(rf"({PACKAGE.name}(?:\.\w+)+):\w+")
 FILE_NAME = re.compile(r"[\w-][\w./-]{0,99}")
 
 
 def digest(script: str | Path, entries: Collection[str] | None = None) -> str:
-    """Return a hash of everything that `script` computes with, as 16 hexadecimal digits.
+    """Return a hash of all code that `script` uses, as 16 hexadecimal digits.
 
     Args:
         script: a Python file.
         entries: the registered classes that the job uses, such as
-            ``npu_parity.backends.cpu:Cpu``. The others are left out. None: all are used.
+            ``npu_parity.backends.cpu:Cpu``. Other classes do not count. None counts all classes.
     """
     hashed = hashlib.sha256()
     files, packages = closure(Path(script), entries)
@@ -42,7 +41,7 @@ def digest(script: str | Path, entries: Collection[str] | None = None) -> str:
 
 
 def closure(script: Path, entries: Collection[str] | None = None) -> tuple[set[Path], set[str]]:
-    """Return the files of this project that `script` uses, and the other packages by name."""
+    """Return the files of this project that `script` uses, and the names of other packages."""
     files: set[Path] = set()
     packages: set[str] = set()
     waiting = [script.resolve()]
@@ -71,7 +70,7 @@ def _distributions() -> Mapping[str, list[str]]:
 
 @dataclass(frozen=True)
 class _Found:
-    """What one Python file names: files of this project, registered classes, other packages."""
+    """The names in one Python file: files of this project, registered classes, packages."""
 
     files: set[Path]
     entries: dict[str, list[Path]]
@@ -97,7 +96,7 @@ def _read(file: Path, _changed: int) -> _Found:
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield every node but those that only a type checker reads."""
+    """Yield every node except those for type checkers only."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -109,7 +108,7 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _imported(node: ast.AST, file: Path) -> list[str]:
-    """Return the dotted names that a statement imports; an attribute of a module is one too."""
+    """Return the dotted names of an import statement, including attributes of a module."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if not isinstance(node, ast.ImportFrom):
@@ -122,7 +121,7 @@ def _imported(node: ast.AST, file: Path) -> list[str]:
 
 
 def _module(name: str) -> list[Path]:
-    """Return the file of a module of this package, and the ``__init__`` of all packages above."""
+    """Return the file of a module of this package, and the ``__init__`` of its parent packages."""
     parts = name.split(".")
     above = [PACKAGE.parent.joinpath(*parts[: i + 1], "__init__.py") for i in range(len(parts))]
     files = [*above, PACKAGE.parent.joinpath(*parts).with_suffix(".py")]
@@ -130,9 +129,9 @@ def _module(name: str) -> list[Path]:
 
 
 def _data(name: str, module: Path) -> list[Path]:
-    """Return the data file that a string in a module names, or all files of a folder of data.
+    """Return the data file of a name, or all files of a folder of data.
 
-    A name is relative to the package (``data/published.yaml``) or to the module's own folder
+    The name is relative to the package (``data/published.yaml``) or to the module's own folder
     (``templates``).
     """
     for path in (PACKAGE / name, module.parent / name):

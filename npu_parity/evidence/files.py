@@ -1,7 +1,7 @@
-"""Files that prove where a number comes from: hashes, sidecars, versions.
+"""Files that prove the origin of a number: hashes, sidecars, versions.
 
-Every array and every weights file has a JSON sidecar with its SHA-256. A file appears complete or
-not at all: it is written under a temporary name and then renamed.
+Every array and every weights file has a JSON sidecar with its SHA-256. A file is written under a
+temporary name and then renamed, so no incomplete file remains.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import numpy as np
 from npu_parity.errors import ParityError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# The packages whose version can change a number, and this one.
+# This package and all packages whose version can change a number.
 RECORDED = (
     *("npu-parity", "torch", "torchvision", "torch-npu", "timm", "numpy", "pillow"),
     *("safetensors", "scikit-image"),
@@ -27,19 +27,19 @@ RECORDED = (
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal: what ``sha256sum`` prints."""
+    """Return the SHA-256 of a file in hexadecimal, like ``sha256sum``."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: str | Path, writer: Callable[[Path], None]) -> None:
-    """Let `writer` make a file beside `path`, then rename it, so that no half file is left."""
+    """Let `writer` write a file beside `path`, then rename it. No incomplete file remains."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         writer(partial)
-        partial.chmod(0o644)  # safetensors writes 0600
+        partial.chmod(0o644)  # safetensors uses 0600
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -47,11 +47,15 @@ def write(path: str | Path, writer: Callable[[Path], None]) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8."""
-    write(path, lambda partial: partial.write_text(text, encoding="utf-8") and None)
+
+    def save(partial: Path) -> None:
+        partial.write_text(text, encoding="utf-8")
+
+    write(path, save)
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    """Write `data` as JSON, floats in full precision; NaN and Inf are refused (ValueError)."""
+    """Write `data` as JSON with floats in full precision; ValueError for NaN and infinity."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
@@ -61,14 +65,14 @@ def write_sidecar(path: str | Path, data: dict[str, Any], code: str) -> None:
 
     Args:
         path: the sidecar.
-        data: what is to be said of the result.
-        code: what `npu_parity.evidence.code.digest` returns for the program that writes it.
+        data: the description of the result.
+        code: the result of `npu_parity.evidence.code.digest` for the calling program.
     """
     write_json(path, {**data, "versions": versions(), "code": code})
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; ParityError when it is missing or no JSON."""
+    """Read a JSON file; ParityError if it is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -89,9 +93,9 @@ def write_array(path: str | Path, array: np.ndarray) -> str:
 
 
 def read_array(path: str | Path, expected: str | None = None) -> np.ndarray:
-    """Read an ``.npy`` file; ParityError when it is broken or not the file that `expected` names.
+    """Read an ``.npy`` file; ParityError if it is damaged or does not match `expected`.
 
-    `expected` is the SHA-256 that the file's sidecar states.
+    `expected` is the SHA-256 in the file's sidecar.
     """
     if not Path(path).is_file():
         raise ParityError(f"{path} is missing: run `snakemake --cores 4 {path}`")
@@ -105,32 +109,32 @@ def read_array(path: str | Path, expected: str | None = None) -> np.ndarray:
 
 
 def read_inputs(path: str | Path) -> np.ndarray:
-    """Read ``inputs.npy``, which must be the file that its sidecar ``inputs.json`` states."""
+    """Read ``inputs.npy``. Its hash must match its sidecar ``inputs.json``."""
     return read_array(path, read_json(Path(path).with_suffix(".json"))["sha256"])
 
 
 def verify(path: str | Path, expected: str) -> None:
-    """Raise ParityError unless the file's SHA-256 is the one that its sidecar states."""
+    """Raise ParityError if the file's SHA-256 differs from its sidecar."""
     found = sha256(path)
     if found != expected:
         raise ParityError(
             f"{path} has SHA-256 {found[:12]}… where its sidecar states {expected[:12]}…: "
-            "it was changed or damaged since; delete it and run again"
+            "it was changed or damaged; delete it and run again"
         )
 
 
 def find(name: str | Path) -> Path | None:
-    """Return a file that the configuration names, or None where there is none.
+    """Return a file named in the configuration; None if there is no such file.
 
-    It is looked for in the working directory, then in this package (``data/imagenet_1k.txt``),
-    then beside the package (``models/svhn.py`` of a checkout).
+    The function searches the working directory, then this package (``data/imagenet_1k.txt``), then
+    the folder beside the package (``models/svhn.py`` of a checkout).
     """
     places = (Path(name), PACKAGE / name, PACKAGE.parent / name)
     return next((path for path in places if path.is_file()), None)
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of every installed package that can change a number."""
+    """Return the versions of Python and of all installed packages that can change a number."""
     found = {"python": platform.python_version()}
     for name in RECORDED:
         try:

@@ -8,13 +8,13 @@ from npu_parity.errors import ParityError
 
 
 class Registry(Mapping[str, type[Any]]):
-    """A mapping of names to classes, where nothing is imported before it is asked for.
+    """A mapping of names to classes. It imports a class on first use.
 
-    `npu_parity.evidence.code` follows the entries, so that a job runs again when a class that it
-    uses changes.
+    `npu_parity.evidence.code` follows the entries, so a job runs again if one of its classes
+    changes.
 
     Args:
-        kind: what the names are, for error messages.
+        kind: the kind of names, for error messages.
         entries: ``npu_parity.module:Class`` by name.
     """
 
@@ -22,14 +22,14 @@ class Registry(Mapping[str, type[Any]]):
         self.kind, self.entries = kind, dict(entries)
 
     def __getitem__(self, name: str) -> type[Any]:
-        """Return the class; ParityError where there is none of that name."""
+        """Return the class; ParityError if the name is unknown."""
         self.require(name)
         module, _, attribute = self.entries[name].partition(":")
         found: type[Any] = getattr(importlib.import_module(module), attribute)
         return found
 
     def require(self, name: str) -> None:
-        """Raise ParityError, with the names that are known, unless `name` is one of them."""
+        """Raise ParityError with the known names if `name` is not one of them."""
         if name not in self.entries:
             expected = ", ".join(self.entries)
             raise ParityError(f"found {self.kind} {name!r}, expected one of {expected}")
@@ -39,9 +39,9 @@ class Registry(Mapping[str, type[Any]]):
         return iter(self.entries)
 
     def __len__(self) -> int:
-        """Return how many names there are."""
+        """Return the number of names."""
         return len(self.entries)
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether a name is known, without an import."""
+        """Return whether a name is known, without an import."""
         return name in self.entries

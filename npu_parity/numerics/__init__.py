@@ -1,1 +1,1 @@
-"""Numerics: what devices do to float32, emulated and found out."""
+"""Numerics: how devices round float32 operands, how to emulate it and how to measure it."""

@@ -1,15 +1,16 @@
-"""A device's numerics emulated on any other: a prediction of what the device returns.
+"""Emulate a device's numerics on another device, to predict the outputs.
 
-Rounding the operands of every convolution and matrix product and leaving the sums alone is what a
-matrix unit does::
+A matrix unit rounds the operands of every convolution and matrix product, and adds in float32. The
+emulation does the same::
 
     with emulate(PRESETS["ascend910b"]), torch.inference_mode():
         predicted = model(x)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,8 @@ _MATRIX_PRODUCTS = {  # position of the first of two operands; what comes before
     **dict.fromkeys((aten.baddbmm, aten.baddbmm_), 1),
 }
 
-# Kernels with products inside that no dispatch mode sees.  `emulate` has torch avoid all but
-# the last two; to let one pass unrounded would be to predict too small a difference.
+# Fused kernels hide their products from a dispatch mode. `emulate` makes torch avoid all of them
+# except the last two. Without rounding, the predicted difference would be too small.
 _FUSED = {
     aten._scaled_dot_product_flash_attention_for_cpu,
     aten._scaled_dot_product_flash_attention,
@@ -47,28 +48,37 @@ _FUSED = {
 
 @cache
 def is_composite(func: torch._ops.OpOverload) -> bool:
-    """Whether an operator is made of others on every backend; inference_mode delivers it whole."""
+    """Return whether an operator consists of other operators on every backend.
+
+    Inference mode does not split such an operator.
+    """
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 class Emulation(TorchDispatchMode):
     """Rounds the float32 operands of convolutions and matrix products, then runs them in float32.
 
-    Biases, accumulators and all other operators are left alone, and so are other dtypes.
-    Weights of convolutions are rounded once: do not write to them through ``.data`` meanwhile.
-    Enter it through `emulate`, which also keeps torch from fusing attention.
+    It does not change biases, accumulators, other operators and other dtypes. It rounds each weight
+    once, so do not write to weights through ``.data`` inside. Enter it through `emulate`, which
+    also prevents fused attention.
 
     Raises:
-        ParityError: an operator whose products cannot be reached.
+        ParityError: an operator hides its products.
     """
 
     def __init__(self, numerics: Numerics):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
         self.numerics = numerics
         self._memory: dict[tuple[int, torch.dtype], Tensor] = {}
         self._weights: dict[tuple[int, int, int, str], tuple[Tensor, Tensor]] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         operator = func.overloadpacket
         if operator in _CONVOLUTIONS:
@@ -78,20 +88,20 @@ class Emulation(TorchDispatchMode):
         elif operator in _FUSED:
             raise ParityError(
                 f"found {func}, whose matrix products cannot be rounded, expected separate ones: "
-                "attention goes under npu_parity.emulation.emulate, "
-                "an LSTM after torch.backends.mkldnn.enabled = False"
+                "run attention inside npu_parity.emulate, "
+                "set torch.backends.mkldnn.enabled = False for an LSTM"
             )
         elif is_composite(func):  # linear, conv2d, einsum ...
             with self:
                 return func.decompose(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _conv_format(self, args: tuple) -> str:
+    def _conv_format(self, args: tuple[Any, ...]) -> str:
         groups = args[8]
         depthwise = groups > 1 and groups == args[0].shape[1]
         return (depthwise and self.numerics.depthwise_conv) or self.numerics.conv
 
-    def _round(self, args: tuple, first: int, format_name: str) -> tuple:
+    def _round(self, args: tuple[Any, ...], first: int, format_name: str) -> tuple[Any, ...]:
         def rounded(i: int, x: Tensor) -> Tensor:
             if format_name == "fp32" or x.dtype != torch.float32:
                 return x
@@ -105,14 +115,14 @@ class Emulation(TorchDispatchMode):
         return *args[:first], *operands, *args[first + 2 :]
 
     def _weight(self, x: nn.Parameter, format_name: str) -> Tensor:
-        """The rounded weight; the weight is held with it, so that no other can get its id."""
+        """Return the rounded weight. Keep the original alive, so that its id stays unique."""
         key = id(x), x.data_ptr(), x._version, format_name
         if key not in self._weights:
             self._weights[key] = x, round_to(x, format_name, self.numerics.rounding)
         return self._weights[key][1]
 
     def _like(self, x: Tensor, i: int, dtype: torch.dtype) -> Tensor:
-        """Memory for the i-th operand, used again and again: new pages cost more than rounding."""
+        """Return reused memory for the i-th operand. New memory costs more than the rounding."""
         held = self._memory.get((i, dtype))
         if held is None or held.numel() < x.numel():
             held = self._memory[i, dtype] = torch.empty(x.numel(), dtype=dtype, device=x.device)
@@ -124,10 +134,15 @@ class Emulation(TorchDispatchMode):
 
 @contextmanager
 def emulate(numerics: Numerics) -> Iterator[None]:
-    """Run what is inside with a device's numerics; with exact numerics nothing is touched.
+    """Run the code inside with a device's numerics. Exact numerics change nothing.
 
-    Works under `torch.no_grad` and `torch.inference_mode`.  Attention is taken apart into its
-    two matrix products, because fused kernels hide them.
+    It works under `torch.no_grad` and `torch.inference_mode`. It splits attention into two matrix
+    products, because fused kernels hide them.
+
+    >>> x = torch.tensor([[1 + 2.0**-12]])
+    >>> with emulate(Numerics(matmul="hf32")):
+    ...     x @ torch.ones(1, 1)
+    tensor([[1.]])
     """
     if numerics.is_exact:
         yield
@@ -138,7 +153,7 @@ def emulate(numerics: Numerics) -> Iterator[None]:
 
 @contextmanager
 def attention_apart() -> Iterator[None]:
-    """Let attention be computed by two matrix products: fused kernels are one opaque operator."""
+    """Make torch compute attention as two matrix products, because a fused kernel hides them."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

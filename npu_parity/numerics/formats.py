@@ -1,7 +1,7 @@
-"""What accelerators do to float32: formats, and what a device promises.
+"""Floating-point formats, and the numerics that a device promises.
 
-A matrix unit multiplies operands of fewer bits than float32 has and adds the products in float32.
-Nothing here imports torch: planning a run reads this module.
+A matrix unit rounds float32 operands to fewer bits, multiplies them and adds the products in
+float32. This module does not import torch, because planning a run uses it.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from npu_parity.errors import ParityError
 class Format:
     """A binary floating-point format with an implicit leading bit.
 
-    `mantissa_bits` counts the bits that are stored: HF32's "11-bit mantissa" is 11 here.
+    `mantissa_bits` is the number of stored bits: 11 for the "11-bit mantissa" of HF32.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Format:
     def unit_roundoff(self) -> float:
         """Largest relative error of rounding to nearest (Higham, ASNA, 2nd ed., theorem 2.2).
 
-        Rounding toward zero may err by up to twice as much.
+        The error of rounding toward zero is at most twice as large.
         """
         return 2.0 ** -(self.mantissa_bits + 1)
 
@@ -46,7 +46,7 @@ ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero")
 
 
 def expect(what: str, found: object, choices: tuple[object, ...]) -> None:
-    """Raise ParityError, with the choices, unless `found` is one of them."""
+    """Raise ParityError if `found` is not one of the choices."""
     if found not in choices:
         expected = ", ".join(map(str, choices))
         raise ParityError(f"{what}: found {found!r}, expected one of {expected}")
@@ -56,11 +56,17 @@ def expect(what: str, found: object, choices: tuple[object, ...]) -> None:
 class Numerics:
     """The format to which a device rounds the operands of each kind of operator.
 
-    A convolution is depthwise when it has as many groups as input channels, and more than
-    one; `depthwise_conv=None` treats it like any other.
+    A convolution is depthwise if it has more than one group and as many groups as input channels.
+    With `depthwise_conv=None` it is rounded like any other convolution.
 
     Raises:
         ParityError: an unknown format or rounding.
+
+    >>> Numerics(conv="hf32").is_exact
+    False
+    >>> Numerics(rounding="up")
+    Traceback (most recent call last):
+    npu_parity.errors.ParityError: numerics.rounding: found 'up', expected one of nearest_even, ...
     """
 
     conv: str = "fp32"
@@ -76,7 +82,7 @@ class Numerics:
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> "Numerics":
-        """Build from the keys of a configuration; what is left out has its default.
+        """Build from a mapping of the configuration. Missing keys get their default.
 
         Raises:
             ParityError: an unknown key, format or rounding.
@@ -87,36 +93,37 @@ class Numerics:
         return cls(**mapping)
 
     def to_dict(self) -> dict[str, str | None]:
-        """All four settings; `from_dict` reads them back."""
+        """Return all four settings. `from_dict` reads them back."""
         return asdict(self)
 
     @property
     def formats(self) -> set[str]:
-        """The formats that operands are rounded to."""
+        """The formats to which the device rounds operands."""
         return {self.conv, self.depthwise_conv or self.conv, self.matmul}
 
     @property
     def is_exact(self) -> bool:
-        """Whether nothing is rounded."""
+        """Whether the device rounds no operand."""
         return self.formats == {"fp32"}
 
 
+# Numerics by the name of a device, as it is set up by default.
 PRESETS: dict[str, Numerics] = {
-    # HF32 after hiascend.com: ATC --allow_hf32 and AscendC SetHF32, by default ties to even;
-    # torch.npu.conv.allow_hf32 is True and torch.npu.matmul.allow_hf32 False by default.
+    # HF32 as documented on hiascend.com (ATC --allow_hf32, AscendC SetHF32); default: ties to even.
+    # Defaults: torch.npu.conv.allow_hf32 is True, torch.npu.matmul.allow_hf32 is False.
     "ascend910b": Numerics(conv="hf32"),
-    # No HF32 in the Cube unit: float32 operands become float16.
+    # The Cube unit has no HF32. It rounds float32 operands to float16.
     "ascend910a": Numerics(conv="fp16", matmul="fp16"),
-    # torch.backends.cudnn.allow_tf32 is True and torch.backends.cuda.matmul's False by default.
+    # Defaults: backends.cudnn.allow_tf32 is True, backends.cuda.matmul.allow_tf32 is False.
     "nvidia_ampere": Numerics(conv="tf32"),
-    # oneDNN with fpmath mode bf16 on AMX; its depthwise kernels stay in float32.
+    # oneDNN with fpmath mode bf16 on AMX. Its depthwise kernels compute in float32.
     "cpu_bf16": Numerics(conv="bf16", depthwise_conv="fp32"),
     "ieee": Numerics(),
 }
 
 
 def candidate(promised: Numerics, name: str) -> Numerics:
-    """Return `promised` with the format `name` wherever the device may round operands."""
+    """Return `promised` with format `name` for every kind of operator that the device rounds."""
     if promised.is_exact:
         return replace(promised, conv=name, depthwise_conv=None, matmul=name)
     changed = {k: name for k in ("conv", "depthwise_conv", "matmul") if _rounds(promised, k)}

@@ -1,4 +1,4 @@
-"""What a device does to float32 operands, found out by multiplying with the identity."""
+"""Measure how a device rounds float32 operands, by multiplying them with the identity."""
 
 from collections.abc import Callable
 
@@ -14,24 +14,28 @@ def probe(
     convolve: Callable[[Tensor, Tensor], Tensor] | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[str, dict[str, int | str | None]]:
-    """Find out what a device does to float32 operands, by multiplying with the identity.
+    """Measure how a device rounds float32 operands, by multiplying them with the identity.
 
-    A 1x1 convolution and a matrix product return their input as the device rounded it.
+    A 1x1 convolution and a matrix product with the identity return the rounded input.
 
     Args:
-        convolve: called with float32 input (16, 64, 8, 8) and weight (64, 64, 1, 1) on the
+        convolve: a function of float32 input (16, 64, 8, 8) and weight (64, 64, 1, 1) on the
             device; default `torch.nn.functional.conv2d`.
-        device: anything that torch takes.
+        device: any device name or object that torch accepts.
 
     Returns:
-        For "conv" and "matmul": "mantissa_bits" that survive, "rounding" (None when all 23 do,
-        or when none of `ROUNDINGS` explains the results) and "format" (None when unknown).
+        For "conv" and "matmul": the number of "mantissa_bits" that the device keeps, its "rounding"
+        (None if it keeps all 23 bits or if no entry of `ROUNDINGS` fits) and its "format" (None if
+        unknown).
+
+    >>> probe()["matmul"]["mantissa_bits"]
+    23
     """
     convolve = convolve or torch.nn.functional.conv2d
     identity = torch.eye(64, device=device)
 
-    # 16 x 64 x 64 values: libraries keep few channels, one image or few elements on float32
-    # paths (PyTorch hands a 1x1 convolution to oneDNN from a batch of 16, or on two threads).
+    # Libraries compute small tensors in float32: few channels, one image or few elements. PyTorch
+    # uses oneDNN for a 1x1 convolution only from a batch of 16, or with two threads.
     def conv(values: Tensor) -> Tensor:
         x = values.view(1, 1, 8, 8).expand(16, 64, 8, 8).contiguous()
         return convolve(x.to(device), identity[:, :, None, None])[0, 0].flatten().cpu()
@@ -44,7 +48,7 @@ def probe(
 
 
 def _identify(send: Callable[[Tensor], Tensor]) -> dict[str, int | str | None]:
-    """Tell format and rounding from what comes back for 64 values."""
+    """Identify format and rounding from the results for 64 values."""
 
     def through(values: Tensor) -> Tensor:
         return send(torch.nn.functional.pad(values, (0, 64 - len(values)), value=1.0))[
@@ -56,14 +60,14 @@ def _identify(send: Callable[[Tensor], Tensor]) -> dict[str, int | str | None]:
 
     rounding = None
     if bits < 23:
-        # Two ties, one to either side of an even neighbour, and a value to either side of a tie.
+        # Two ties, one above and one below an even neighbour, and a value on each side of a tie.
         unit = 2.0**-bits
         ties = 1 + unit * torch.tensor([0.25, 0.5, 0.75, 1.5])
         ties = torch.cat([ties, -ties])
         found = through(ties)
         rounding = next((r for r in ROUNDINGS if found.equal(round_mantissa(ties, bits, r))), None)
 
-    # float16 ends at 65504 and at 2^-24; every other format has float32's exponents.
+    # float16 ranges from 2^-24 to 65504. All other formats have the exponents of float32.
     extremes = torch.tensor([2.0**17, 2.0**-30])
     exponent_bits = 5 if (through(extremes) != extremes).all() else 8
     name = next(

@@ -1,1 +1,1 @@
-"""The report: tables and pictures of what was found."""
+"""The report: tables and figures of the results."""

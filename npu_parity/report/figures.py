@@ -1,9 +1,10 @@
-"""Pictures of a system's report, as SVG that is the same byte by byte from the same files."""
+"""Figures of a system's report as SVG. The same files give the same bytes."""
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -13,15 +14,18 @@ from npu_parity import evidence
 from npu_parity.report.results import System, short, title
 from npu_parity.verdict.divergence import Step
 
-# Okabe and Ito's colours: told apart by everyone, and in print.
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+# The colours of Okabe and Ito, which everyone can distinguish, also in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-# No ids by chance, no date; text stays text.
-REPRODUCIBLE = {"svg.hashsalt": "npu-parity", "svg.fonttype": "none"}
+# No random ids, no date. Text stays text.
+REPRODUCIBLE: dict["RcKeyType", str] = {"svg.hashsalt": "npu-parity", "svg.fonttype": "none"}
 MOST_TICKS = 24
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure as SVG, whole or not at all."""
+    """Write the figure as SVG."""
     with rc_context(REPRODUCIBLE):
         evidence.write(
             path, lambda partial: figure.savefig(partial, format="svg", metadata={"Date": None})
@@ -29,11 +33,12 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def divergence(system: System) -> Figure:
-    """Draw how the error grows through the network, and each operator's error alone.
+    """Draw the error through the network, and the error of each operator alone.
 
-    Above: relative L2 error after each operator, all before it included, of every run, with that
-    of float32 itself. Below: largest error of each operator on each measured device, fed with the
-    reference's operands, as a share of its bound. Where a run that fails goes wrong is marked.
+    The upper plot shows the relative L2 error of every run after each operator, including all
+    operators before it, and the error of float32 itself. The lower plot shows the largest error of
+    each operator on each measured device with the reference's operands, as a share of its bound. A
+    dotted line marks the operator where a failed run goes wrong first.
     """
     figure = Figure(figsize=(9, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -70,7 +75,7 @@ def divergence(system: System) -> Figure:
 
 
 def _grown(axes: Axes, system: System, colours: Mapping[str, str]) -> None:
-    """A line for each run: measured ones solid, predicted ones dashed."""
+    """Draw a line for each run: solid if measured, dashed if predicted."""
     for run, steps in system.divergence.items():
         measured = run.endswith("/measured")
         errors = [step.measured if measured else step.predicted for step in steps]
@@ -82,7 +87,7 @@ def _grown(axes: Axes, system: System, colours: Mapping[str, str]) -> None:
 
 
 def _alone(axes: Axes, system: System, colours: Mapping[str, str]) -> None:
-    """A dot for each operator that is not exact; infinite errors lie at the upper edge."""
+    """Draw a dot for each operator with an error; infinite errors are at the upper edge."""
     for run, table in system.operators.items():
         shares = table["max_error_of_bound"]
         edge = 10 * max([1.0, *shares[shares < math.inf]])
@@ -93,9 +98,10 @@ def _alone(axes: Axes, system: System, colours: Mapping[str, str]) -> None:
 
 
 def ticks(steps: Sequence[Step]) -> dict[int, str]:
-    """Return where modules begin, by operator: the deepest level of which `MOST_TICKS` suffice.
+    """Return the module names by the index of their first operator.
 
-    A module that begins too close after another has no tick of its own.
+    The function chooses the deepest level with at most `MOST_TICKS` modules. A module too close to
+    the previous one has no tick.
     """
     found: dict[int, str] = {}
     for depth in range(1, 1 + max((s.module.count(".") + 1 for s in steps), default=0)):
@@ -113,7 +119,7 @@ def ticks(steps: Sequence[Step]) -> dict[int, str]:
     return {index: found[index] for index in shown}
 
 
-def _line(axes: Axes, steps: Sequence[Step], errors: Sequence[float | None], **style) -> None:
+def _line(axes: Axes, steps: Sequence[Step], errors: Sequence[float | None], **style: Any) -> None:
     points = [(s.index, e) for s, e in zip(steps, errors, strict=True) if e and math.isfinite(e)]
     if points:
         axes.plot(*zip(*points, strict=True), **{"linewidth": 1.2} | style)

@@ -1,4 +1,4 @@
-"""Splice generated text between markers of a Markdown file."""
+"""Insert generated text between markers of a Markdown file."""
 
 import re
 
@@ -12,22 +12,22 @@ MARKER = re.compile(
 
 
 def markers(text: str) -> list[str]:
-    """Return the files that the markers of `text` name."""
+    """Return the files in the markers of `text`."""
     return [match["file"] for match in MARKER.finditer(text)]
 
 
 def splice(text: str, contents: dict[str, str]) -> str:
-    """Return `text` with every ``<!-- from FILE --> … <!-- end -->`` holding that file's content.
+    """Return `text` with the content of FILE in every ``<!-- from FILE --> … <!-- end -->``.
 
-    Doing it again changes nothing. Raises ParityError where a marker is not closed, or names a
-    file that `contents` lacks.
+    A second call changes nothing. Raises ParityError if a marker is not closed, or if `contents`
+    does not have its file.
     """
     closed = {match.start() for match in MARKER.finditer(text)}
     for match in OPENING.finditer(text):
         if match.start() not in closed:
             raise ParityError(f"the marker `from {match['file']}` has no <!-- end --> of its own")
 
-    def replace(match: re.Match) -> str:
+    def replace(match: re.Match[str]) -> str:
         if match["file"] not in contents:
             raise ParityError(f"the marker `from {match['file']}` names a file that is not there")
         return f"{match[1]}\n{contents[match['file']].strip()}\n\n{match[3]}"

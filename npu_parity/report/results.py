@@ -1,4 +1,4 @@
-"""What lies in a system's folder of results, read back as one object."""
+"""A system's folder of results as one object."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,16 +19,16 @@ PUBLISHED = "npu published"
 
 @dataclass(frozen=True)
 class System:
-    """A system's evidence and what its tables are to show.
+    """A system's evidence and the settings of its tables.
 
     Attributes:
         folder: ``results/SYSTEM``.
         runs: ``DEVICE/measured`` or ``DEVICE/predicted``, the reference first.
-        published: the document's entry of ``data/published.yaml``; empty where there is none.
-        criterion: name of the document's own pass rule.
-        compared: ``outputs`` or ``probabilities``, what the summary shows the metrics of.
-        task: what the outputs are.
-        labels: class names; empty where classes are numbers.
+        published: the report's entry in ``data/published.yaml``; empty if there is none.
+        criterion: name of the report's own pass rule.
+        compared: ``outputs`` or ``probabilities``: the values behind the metrics of the summary.
+        task: classification, features or digits.
+        labels: class names; empty if classes are numbers.
     """
 
     folder: Path
@@ -46,12 +46,12 @@ class System:
 
     @property
     def prefix(self) -> str:
-        """What the keys of the compared metrics start with."""
+        """The prefix of the keys of the compared metrics."""
         return "prob_" if self.compared == "probabilities" else ""
 
     @property
     def kind(self) -> str:
-        """What the summary's figures are of, in a reader's words."""
+        """The name of the compared values in the summary."""
         if self.compared == "probabilities":
             return "probabilities"
         return "features" if self.task == "features" else "logits"
@@ -59,12 +59,14 @@ class System:
     @cached_property
     def weights(self) -> dict[str, Any]:
         """``weights.json``."""
-        return evidence.read_json(self.folder / "weights.json")
+        found: dict[str, Any] = evidence.read_json(self.folder / "weights.json")
+        return found
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """``inputs.json``."""
-        return evidence.read_json(self.folder / "inputs.json")
+        found: dict[str, Any] = evidence.read_json(self.folder / "inputs.json")
+        return found
 
     @cached_property
     def run(self) -> dict[str, dict[str, Any]]:
@@ -73,8 +75,13 @@ class System:
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """``metrics.json`` of every run but the reference."""
+        """``metrics.json`` of every run except the reference."""
         return {r: evidence.read_json(self.folder / r / "metrics.json") for r in self.runs[1:]}
+
+    @property
+    def comparable(self) -> dict[str, dict[str, Any]]:
+        """`metrics` of all runs with outputs of the reference's shape."""
+        return {run: found for run, found in self.metrics.items() if "per_input" in found}
 
     @cached_property
     def operators(self) -> dict[str, pd.DataFrame]:
@@ -84,7 +91,7 @@ class System:
 
     @cached_property
     def divergence(self) -> dict[str, list[Step]]:
-        """``divergence.csv`` of every run but the reference."""
+        """``divergence.csv`` of every run except the reference."""
         frames = {r: _by_operator(self.folder / r / "divergence.csv") for r in self.runs[1:]}
         return {
             run: [Step.from_row(row) for row in frame.to_dict("records")]
@@ -93,7 +100,7 @@ class System:
 
     @cached_property
     def first_beyond(self) -> dict[str, Step]:
-        """Where every run that fails goes wrong, as far as its divergence shows it."""
+        """The step where each failed run goes wrong first, if its divergence shows it."""
         failed = [r for r, found in self.metrics.items() if found["verdict"] == "FAIL"]
         found = {run: first_beyond(self.divergence[run], ENVELOPE) for run in failed}
         return {run: step for run, step in found.items() if step}
@@ -105,37 +112,37 @@ class System:
         return {r: evidence.read_json(self.folder / r / "latency.json") for r in measured}
 
     def label(self, index: int) -> str:
-        """Return the name of a class, or its number where there are no names.
+        """Return the name of a class, or its number if there are no names.
 
-        Raises ParityError where there is not one name for each column of the outputs.
+        Raises ParityError if the number of names is not the number of output columns.
         """
         if not self.labels:
             return str(index)
         columns = self.run[self.runs[0]]["shape"][1]
         if len(self.labels) != columns:
             raise ParityError(
-                f"{self.name}: found {len(self.labels)} labels, expected one a class: {columns}"
+                f"{self.name}: found {len(self.labels)} labels, expected {columns}, one per class"
             )
         return self.labels[index]
 
 
 def _by_operator(path: Path) -> pd.DataFrame:
-    """Read a table of one row an operator; a module may be called 0."""
+    """Read a table with one row for each operator. A module's name may be a number."""
     return pd.read_csv(path, dtype={"module": str, "operator": str})
 
 
 def short(operator: str) -> str:
-    """Return an operator as tables and figures name it: ``aten.add.Tensor`` is add."""
+    """Return the short name of an operator: add for ``aten.add.Tensor``."""
     return operator.removeprefix("aten.").partition(".")[0]
 
 
 def title(run: str) -> str:
-    """Return a run as tables name it: ``npu predicted``."""
+    """Return the name of a run in tables, such as ``npu predicted``."""
     return run.replace("/", " ")
 
 
 def describe(folder: Path, runs: list[str], settings: dict[str, Any]) -> System:
-    """Return the system of `folder` with what its configuration says of tables."""
+    """Return the system of `folder` with the table settings of its configuration."""
     document = settings.get("published")
     return System(
         folder=folder,

@@ -1,6 +1,6 @@
 """The summary over all systems and devices: rows in full precision, and as tables.
 
-Every row is made from the JSON files of `results.System`; figures are rounded in the tables only.
+Every row comes from the JSON files of `results.System`. Only the tables round figures.
 """
 
 import math
@@ -18,7 +18,7 @@ VERDICT = ("verdict", "evidence", "failed_question", "verdict_line")
 
 
 def rows(systems: list[System]) -> list[dict[str, Any]]:
-    """Return every row of the summary in full precision, with the files that it comes from."""
+    """Return every row of the summary in full precision, with its source files."""
     return [row for system in systems for row in _system_rows(system)]
 
 
@@ -27,11 +27,11 @@ class Column:
     """A column of the summary.
 
     Attributes:
-        heading: what stands above it.
-        cell: text from a row of `rows`.
-        note: what the heading means, where it does not say so itself.
-        of_system: the cell belongs to the system and is shown once.
-        brief: it is shown on the terminal and in the README too.
+        heading: the heading of the column.
+        cell: returns the text of a cell from a row of `rows`.
+        note: explains the heading, if necessary.
+        of_system: whether the cell belongs to the system and appears only in its first row.
+        brief: whether the terminal shows the column.
     """
 
     heading: str
@@ -41,7 +41,7 @@ class Column:
     brief: bool = False
 
 
-# The one description of each column: `table`, `brief` and their notes are made from it.
+# The only description of each column, for `table`, `brief` and the notes.
 COLUMNS = (
     Column("System", lambda row: str(row["system"]), of_system=True, brief=True),
     Column("Parameters", lambda row: f"{row['parameters']:,}", of_system=True),
@@ -49,16 +49,16 @@ COLUMNS = (
     Column(
         "Of",
         lambda row: str(row["compared"]),
-        "what the figures compare.",
+        "the compared outputs.",
         of_system=True,
     ),
     Column("Device", lambda row: str(row["device"]), brief=True),
     Column(
         "Run",
         lambda row: "reference" if row["reference"] else row["run"],
-        "*predicted* is the device's numerics, emulated on the reference; nothing was executed "
-        "on the device. *measured* was executed on this machine. *published* is what a report "
-        "printed for a real Ascend NPU, with its own weights and inputs.",
+        "*predicted* runs emulate the device's numerics on the reference; nothing ran on the "
+        "device. *measured* runs were executed on this machine. *published* figures are from a "
+        "report on a real Ascend NPU, with the report's own weights and inputs.",
         brief=True,
     ),
     Column("Max abs", lambda row: number(row["max_abs_error"]), brief=True),
@@ -70,7 +70,7 @@ COLUMNS = (
     Column(
         "Operators",
         lambda row: _beyond(row["operators"]),
-        "largest error of any operator, divided by its bound.",
+        "the largest error of an operator, divided by its bound.",
     ),
     Column(
         "Criterion",
@@ -81,7 +81,7 @@ COLUMNS = (
     Column(
         "Verdict",
         lambda row: _verdict(row),
-        "this project's own answer, and how much the evidence proves.",
+        "the answer of this project, and the strength of the evidence.",
         brief=True,
     ),
     Column(
@@ -94,7 +94,7 @@ COLUMNS = (
 
 
 def frame(rows: list[dict[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:
-    """Return the cells of some columns; what belongs to a system is shown in its first row."""
+    """Return the cells of some columns. Cells of a system appear only in its first row."""
     cells = pd.DataFrame({c.heading: c.cell(row) for c in columns} for row in rows)
     repeated = pd.Series([row["system"] for row in rows]).duplicated()
     cells.loc[repeated, [c.heading for c in columns if c.of_system]] = ""
@@ -102,18 +102,18 @@ def frame(rows: list[dict[str, Any]], columns: Sequence[Column]) -> pd.DataFrame
 
 
 def table(rows: list[dict[str, Any]], left_out: dict[str, str]) -> str:
-    """Return the summary as Markdown: a table, what fails, and what the headings mean."""
+    """Return the summary as Markdown: a table, the failed runs, and notes on the headings."""
     notes = ["\n".join(f"- {c.heading}: {c.note}" for c in COLUMNS if c.note)]
     notes += [f"{device} is left out: {reason}." for device, reason in left_out.items()]
     return "\n\n".join([markdown(frame(rows, COLUMNS)), *failures(rows), *notes]) + "\n"
 
 
-# What the README's table may show of a difference, the first that a report printed too.
+# The differences in the README's table. It shows the first one that the report also has.
 DIFFERENCES = {"max_abs_error": "max abs", "one_minus_cosine": "1 − cos"}
 
 
 def overview(rows: list[dict[str, Any]]) -> str:
-    """Return the README's table as Markdown: one line a system, five columns."""
+    """Return the README's table as Markdown: one line for each system, five columns."""
     lines = []
     for name in dict.fromkeys(row["system"] for row in rows):
         of_system = [row for row in rows if row["system"] == name]
@@ -134,20 +134,20 @@ def overview(rows: list[dict[str, Any]]) -> str:
 
 
 def _differences(rows: list[dict[str, Any]], key: str) -> str:
-    """Return one figure of each row, with the device's name where there are several."""
+    """Return one figure of each row, with the device's name if there are several rows."""
     several = len(rows) > 1
     cells = [f"{row['device']}: " * several + number(row[key]) for row in rows]
     return f"{DIFFERENCES[key]} {', '.join(cells)}" if cells else NONE
 
 
 def brief(rows: list[dict[str, Any]]) -> str:
-    """Return the summary as plain text that fits a terminal."""
+    """Return the summary as plain text for a terminal."""
     columns = [c for c in COLUMNS if c.brief]
     return frame(rows, columns).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
-    """Return a line for each run that fails: which question, which operator or input first."""
+    """Return a line for each failed run, with the question and the first operator or input."""
     return [
         f"{row['system']}, {row['device']} {row['run']}: {row['verdict_line']}"
         for row in rows
@@ -187,14 +187,15 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
 
 
 def _published_row(system: System) -> dict[str, Any]:
+    assert system.criterion is not None, "who published figures has a rule of its own"
     printed = system.published["metrics"]
-    row = {"device": "npu", "run": "published", "reference": False}
+    row: dict[str, Any] = {"device": "npu", "run": "published", "reference": False}
     row |= dict.fromkeys(VERDICT) | {"operators": None}
     row |= _compared(system, printed)
     row["criterion"] = criteria.CRITERIA[system.criterion].judge(printed)
     printed_times = system.published.get("latency", {}).get("npu", {})
     row["latency"] = {k: v for k, v in printed_times.items() if k != "throughput"} or None
-    return row | {"files": ["data/published.yaml"]}
+    return row | {"files": ["npu_parity/data/published.yaml"]}
 
 
 def _compared(system: System, found: dict[str, Any]) -> dict[str, Any]:
@@ -206,9 +207,9 @@ def _compared(system: System, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operators(checked: pd.DataFrame | None) -> dict[str, Any] | None:
-    """Return how many operators were checked and failed, and the largest error of a bound.
+    """Return the numbers of checked and failed operators, and the largest share of a bound.
 
-    The error is None where it is not finite: a NaN, or a value that had to be equal.
+    The share is None if it is not finite, because of NaN or of a value that must be equal.
     """
     if checked is None:
         return None
@@ -228,7 +229,7 @@ def _verdict(row: dict[str, Any]) -> str:
 
 
 def _beyond(operators: dict[str, Any] | None) -> str:
-    """Return the largest error of any operator as a share of its bound, and how many failed."""
+    """Return the largest share of a bound among all operators, and the number that failed."""
     if operators is None:
         return NONE
     largest = operators["max_error_of_bound"]
@@ -237,6 +238,6 @@ def _beyond(operators: dict[str, Any] | None) -> str:
 
 
 def _source(source: str) -> str:
-    """Return where weights are from without the pin, and without the path within a package."""
+    """Return the source of the weights without the pin and without the path in a package."""
     name = source.partition("#")[0]
     return name.partition("/")[0] if name.startswith("package:") else name

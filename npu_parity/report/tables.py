@@ -1,7 +1,7 @@
-"""Tables of a system's report: Markdown, rounded only here.
+"""Tables of a system's report as Markdown. Numbers are rounded only here.
 
-Every table is a data frame of strings made from the files of `results.System`; `SECTIONS` maps
-the names that ``config.yaml`` uses to them.
+Every table is a data frame of strings from the files of `results.System`. `SECTIONS` maps the names
+in ``config.yaml`` to the tables.
 """
 
 from collections.abc import Callable
@@ -13,34 +13,16 @@ import pandas as pd
 from npu_parity.report.results import PUBLISHED, System, short, title
 from npu_parity.verdict import criteria
 from npu_parity.verdict.answers import QUESTIONS
+from npu_parity.verdict.metrics import FIGURES, SHARES
 
 NONE = "—"
 
-METRICS = {  # in the order of the tables; {} where the figure exists for probabilities too
-    "{}max_abs_error": "max abs error",
-    "{}mean_abs_error": "mean abs error",
-    "{}l2_error": "L2 error",
-    "{}relative_l2_error": "relative L2 error",
-    "{}relative_l2_error_max": "relative L2 error, worst input",
-    "{}mean_relative_error": "mean relative error",
-    "{}max_relative_error": "largest relative error",
-    "{}cosine_similarity": "cosine similarity",
-    "{}cosine_similarity_min": "cosine similarity, worst input",
-    "{}one_minus_cosine": "1 − cosine",
-    "top1_match": "top-1 match",
-    "top5_overlap": "top-5 overlap",
-    "top5_same_order": "top-5 in the same order",
-    "digits_match": "same answer",
-    "margin_min": "smallest top-1 margin of the reference",
-    "distinct_top1": "distinct top-1 classes",
-}
 TOLD = 3  # findings of an answer
 AROUND = 3  # operators before and after the first that goes wrong
-SHARES = frozenset({"top1_match", "top5_overlap", "top5_same_order", "digits_match"})
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Return a figure for a table: a few significant digits, a dash where there is none."""
+    """Return a figure for a table with a few significant digits, or a dash if there is none."""
     if value is None or value == "":
         return NONE
     if isinstance(value, bool | int | str):
@@ -50,7 +32,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def metric(key: str, value: Any) -> str:
-    """Return a metric for a table: shares as percent, cosines to the last nine that tells."""
+    """Return a metric for a table: shares as percent, cosines with ten decimals."""
     if value is None:
         return NONE
     if key in SHARES:
@@ -59,31 +41,31 @@ def metric(key: str, value: Any) -> str:
 
 
 def judged(criterion: dict[str, Any]) -> str:
-    """Return a published criterion, or one of its conditions: pass or FAIL, and on what value."""
+    """Return the result of a criterion or condition: pass or FAIL, with the value."""
     value = metric(criterion["metric"], criterion["value"])
     return f"{'pass' if criterion['pass'] else 'FAIL'} ({value})"
 
 
 def spread(timed: dict[str, Any]) -> str:
-    """Return the mean of a time with its standard deviation, where there is one."""
+    """Return the mean of a time with its standard deviation, if there is one."""
     deviation = f" ± {number(timed['std'], 2)}" if timed.get("std") is not None else ""
     return number(timed.get("mean")) + deviation
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """Return the frame as a Markdown table; numbers are strings and stay as they are."""
+    """Return the frame as a Markdown table. Its cells are strings and stay unchanged."""
     escaped = frame.map(lambda cell: str(cell).replace("|", "\\|"))
     return escaped.to_markdown(index=False, disable_numparse=True)
 
 
 def errors(system: System) -> pd.DataFrame:
-    """One row a metric, one column a run, the published figures beside them."""
+    """Return one row for each metric, one column for each run, and the published figures."""
     columns = {title(run): found for run, found in system.metrics.items()}
     if system.published:
         columns = {PUBLISHED: system.published["metrics"], **columns}
     rows = []
     for prefix, suffix in (("", ""), ("prob_", " (probabilities)")):
-        for key, name in METRICS.items():
+        for key, name in FIGURES.items():
             if prefix and "{}" not in key:
                 continue
             full = key.format(prefix)
@@ -94,8 +76,8 @@ def errors(system: System) -> pd.DataFrame:
 
 
 def top5(system: System) -> pd.DataFrame:
-    """The five best classes of every input, as reference and runs rank them, with scores."""
-    found = {title(run): m["per_input"] for run, m in system.metrics.items()}
+    """Return the five best classes of every input with scores, for reference and runs."""
+    found = {title(run): m["per_input"] for run, m in system.comparable.items()}
     if not found:
         return pd.DataFrame()
     reference = next(iter(found.values()))
@@ -114,29 +96,29 @@ def top5(system: System) -> pd.DataFrame:
 
 
 def images(system: System) -> pd.DataFrame:
-    """One row an input: the answer of either side, whether they agree, cosine similarity.
+    """Return one row for each input: both answers, whether they agree, cosine similarity.
 
-    The answer is the first class, or the digits of a multi-digit network.
+    The answer is the top-1 class, or the digits of a multi-digit network.
     """
     key = f"{system.prefix}cosine_similarity"
     answer = "answer" if system.task == "digits" else "top-1"
     rows = []
     for i, name in enumerate(system.inputs["names"]):
         row = {"Input": name}
-        for run, m in system.metrics.items():
+        for run, m in system.comparable.items():
             one = m["per_input"][i]
             row[f"{title(system.runs[0])} {answer}"] = _answer(system, one, "reference")
             row[f"{title(run)} {answer}"] = _answer(system, one, "device")
             row[f"{title(run)} match"] = "yes" if one["top1_match"] else "no"
             row[f"{title(run)} cosine"] = metric(key, one[key])
         rows.append(row)
-    return pd.DataFrame(rows if system.metrics else [])
+    return pd.DataFrame(rows if system.comparable else [])
 
 
 def heads(system: System) -> pd.DataFrame:
-    """One row a head: mean and largest absolute deviation, the published beside."""
-    columns = {title(run): m.get("heads", {}) for run, m in system.metrics.items()}
-    names = next(iter(columns.values()), {})
+    """Return one row for each head: mean and largest deviation, also of the published run."""
+    columns = {title(run): m.get("heads", {}) for run, m in system.comparable.items()}
+    names: dict[str, Any] = next(iter(columns.values()), {})
     if system.published:
         columns = {PUBLISHED: system.published["metrics"].get("heads", {}), **columns}
     return pd.DataFrame(
@@ -153,9 +135,9 @@ def heads(system: System) -> pd.DataFrame:
 
 
 def latency(system: System) -> pd.DataFrame:
-    """Times of a batch of one, throughput by batch size; published times beside, if any.
+    """Return the times of batch size 1, the throughput by batch size, and published times.
 
-    The published come from another machine: they are no measure of this one.
+    The published times are from another machine.
     """
     columns: dict[str, dict[str, str]] = {}
     for run, found in system.latency.items():
@@ -175,7 +157,7 @@ def latency(system: System) -> pd.DataFrame:
 
 
 def provenance(system: System) -> pd.DataFrame:
-    """Where the weights came from, what was tried before and why it failed."""
+    """Return the source of the weights, and the failed sources with their reasons."""
     w = system.weights
     seeded = w["seeded_tensors"]
     facts = {
@@ -195,7 +177,7 @@ def provenance(system: System) -> pd.DataFrame:
 
 
 def runs(system: System) -> pd.DataFrame:
-    """One row a run: what it was executed on, by which arithmetic, with what."""
+    """Return one row for each run: machine, numerics, versions, threads and batch size."""
     rows = []
     for run, found in system.run.items():
         place = found["executed_on"]
@@ -215,8 +197,8 @@ def runs(system: System) -> pd.DataFrame:
 
 
 def rules(system: System) -> pd.DataFrame:
-    """The five published criteria, condition by condition, on every run."""
-    columns = {title(run): m["criteria"] for run, m in system.metrics.items()}
+    """Return every condition of the five published criteria, for every run."""
+    columns = {title(run): m["criteria"] for run, m in system.comparable.items()}
     rows = []
     for name, criterion in criteria.CRITERIA.items() if columns else ():
         for i, condition in enumerate(criterion.conditions):
@@ -227,15 +209,18 @@ def rules(system: System) -> pd.DataFrame:
 
 
 def verdicts(system: System) -> pd.DataFrame:
-    """The four questions, one row each, with the findings of every run."""
-    names = {"verdict": "verdict", **{n: f"{n}. {text}?" for n, text in QUESTIONS.items()}}
+    """Return one row for each question, with the findings of every run."""
+    names: dict[str | int, str] = {
+        "verdict": "verdict",
+        **{n: f"{n}. {text}?" for n, text in QUESTIONS.items()},
+    }
     names |= {"explained": "difference explained by the predicted rounding"}
     names |= {"numerics_found": "numerics found"}
     rows = {key: {"Question": name} for key, name in names.items()}
     for run, found in system.metrics.items():
         answers = {a["question"]: a for a in found["questions"]}
         explained = found.get("explained")
-        cells = {
+        cells: dict[str | int, str] = {
             "verdict": f"**{found['verdict']}**, {found['evidence']} evidence",
             **{n: _answered(answers.get(n)) for n in QUESTIONS},
             "explained": NONE if explained is None else f"{100 * explained:.1f} %",
@@ -248,18 +233,20 @@ def verdicts(system: System) -> pd.DataFrame:
 
 
 def operators(system: System) -> pd.DataFrame:
-    """Each kind of operator: how many, and the largest error as a share of its bound."""
+    """Return the number of each kind of operator, and its largest share of the bound."""
     rows: dict[str, dict[str, str]] = {}
     for run, found in system.operators.items():
         for name, group in found.groupby("operator"):
-            row = rows.setdefault(name, {"Operator": short(name), "Count": str(len(group))})
+            row = rows.setdefault(
+                str(name), {"Operator": short(str(name)), "Count": str(len(group))}
+            )
             largest = group["max_error_of_bound"].max()
             row[title(run)] = NONE if pd.isna(largest) else number(largest)
     return pd.DataFrame(rows.values()).fillna(NONE)
 
 
 def divergence(system: System) -> pd.DataFrame:
-    """The operators around the one where a run that fails goes wrong first, which is in bold."""
+    """Return the operators around the one where a failed run goes wrong first, in bold."""
     rows = []
     for run, first in system.first_beyond.items():
         steps = system.divergence[run]
@@ -275,7 +262,7 @@ def divergence(system: System) -> pd.DataFrame:
                     "float32 itself": number(step.float32),
                     "Predicted": number(step.predicted),
                     "Measured": number(step.measured),
-                    "Alone, of its bound": number(step.alone),
+                    "Alone / bound": number(step.alone),
                 }
             )
     return pd.DataFrame(rows)
@@ -283,7 +270,7 @@ def divergence(system: System) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report: a table, the file of each run it is made from, perhaps a picture."""
+    """A part of the report: a table, its source file in each run, and an optional figure."""
 
     heading: str
     table: Callable[[System], pd.DataFrame]
@@ -309,7 +296,7 @@ SECTIONS: dict[str, Section] = {
 
 
 def report(system: System, sections: list[str]) -> str:
-    """Return a system's tables as one Markdown text, each with the files it is made from."""
+    """Return a system's tables as one Markdown text, each with its source files."""
     parts = [f"# {system.name}", _about(system), *_judged(system)]
     for section in (SECTIONS[name] for name in sections):
         frame = section.table(system)
@@ -340,7 +327,7 @@ def _answered(answer: dict[str, Any] | None) -> str:
     return ("yes" if answer["passed"] else "no") + (f": {told}" if told else "")
 
 
-def _class(system: System, scored: list) -> str:
+def _class(system: System, scored: list[Any]) -> str:
     return f"{system.label(scored[0])}: {scored[1]:.4g}"
 
 
@@ -361,7 +348,7 @@ def _about(system: System) -> str:
 
 
 def _judged(system: System) -> list[str]:
-    """The verdict of every run, in every report."""
+    """Return the verdict of every run."""
     lines = (f"- {title(run)}: {m['verdict_line']}" for run, m in system.metrics.items())
     return ["\n".join(lines)] if system.metrics else []
 
@@ -370,7 +357,7 @@ def _sources(system: System, file: str) -> str:
     if file == "weights.json":
         files = [system.folder / file]
     else:
-        runs = {"run.json": system.run, "latency.json": system.latency}
+        runs: dict[str, dict[str, Any]] = {"run.json": system.run, "latency.json": system.latency}
         runs |= {"operators.csv": system.operators}
         files = [system.folder / run / file for run in runs.get(file, system.metrics)]
     return "From " + ", ".join(f"`{path}`" for path in files) + "."

@@ -1,1 +1,1 @@
-"""Sources: where networks, weights, images and labels come from."""
+"""Sources of networks, weights, images and labels."""

@@ -1,4 +1,4 @@
-"""From a name in the configuration to a network: timm, torchvision, or a file of one's own."""
+"""From a name in the configuration to a network: timm, torchvision, or the user's own file."""
 
 import difflib
 import importlib.util
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from npu_parity import evidence
 from npu_parity.errors import ParityError
 
-if TYPE_CHECKING:  # planning a run asks for file names only, and importing torch takes seconds
+if TYPE_CHECKING:  # planning a run needs only file names, and importing torch takes seconds
     from torch import nn
 
 
@@ -18,14 +18,14 @@ def build(architecture: str, arguments: dict[str, Any] | None = None) -> "nn.Mod
     """Return the network in evaluation mode, float32, with its own initialisation.
 
     Args:
-        architecture: ``timm:NAME``, ``torchvision:NAME`` or ``path/to/file.py:FUNCTION``; a
-            path is looked for in the working directory, then in this project.
+        architecture: ``timm:NAME``, ``torchvision:NAME`` or ``path/to/file.py:FUNCTION``. A path is
+            relative to the working directory, or else to this project.
         arguments: keyword arguments of the builder, e.g. ``{"num_classes": 0}``.
 
     Raises:
         ParityError: unknown library, model, file, function or argument.
 
-    Seed the generator first (``torch.manual_seed``) where the initialisation matters.
+    Call ``torch.manual_seed`` first if the initialisation matters.
 
     """
     from torch import nn
@@ -34,7 +34,7 @@ def build(architecture: str, arguments: dict[str, Any] | None = None) -> "nn.Mod
     builder = LIBRARIES[library](name) if library in LIBRARIES else _own(library, name)
     try:
         model = builder(**(arguments or {}))
-    except Exception as error:  # libraries raise many kinds for an argument they cannot use
+    except Exception as error:  # libraries raise many kinds of errors for a wrong argument
         raise ParityError(
             f"architecture {architecture}: arguments {arguments}: {_reason(error)}"
         ) from error
@@ -45,12 +45,12 @@ def build(architecture: str, arguments: dict[str, Any] | None = None) -> "nn.Mod
 
 
 def parameters(model: "nn.Module") -> int:
-    """Return the number of parameters (buffers such as batch-norm statistics not counted)."""
+    """Return the number of parameters, without buffers such as batch-norm statistics."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def own_file(architecture: str) -> Path | None:
-    """Return the file of an architecture of one's own; None for a library's model."""
+    """Return the file of the user's own architecture; None for a library's model."""
     library = architecture.rpartition(":")[0]
     if library in LIBRARIES:
         return None
@@ -58,21 +58,21 @@ def own_file(architecture: str) -> Path | None:
 
 
 def require_timm(name: str) -> None:
-    """Raise ParityError, with the closest names, unless timm has a model `name`."""
+    """Raise ParityError with the closest names if timm has no model `name`."""
     import timm
 
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models(), "timm.list_models()")
 
 
-def _timm(name: str):
+def _timm(name: str) -> Callable[..., Any]:
     import timm
 
     require_timm(name)
     return lambda **arguments: timm.create_model(name, pretrained=False, **arguments)
 
 
-def _torchvision(name: str):
+def _torchvision(name: str) -> Callable[..., Any]:
     import torchvision
 
     if name not in torchvision.models.list_models():
@@ -81,14 +81,14 @@ def _torchvision(name: str):
     return lambda **arguments: torchvision.models.get_model(name, weights=None, **arguments)
 
 
-# The one list of libraries that architectures come from.
+# The only list of libraries of architectures.
 LIBRARIES: dict[str, Callable[[str], Callable[..., Any]]] = {
     "timm": _timm,
     "torchvision": _torchvision,
 }
 
 
-def _own(file: str, function: str):
+def _own(file: str, function: str) -> Callable[..., Any]:
     path = own_file(f"{file}:{function}")
     if path is None or not path.is_file() or path.suffix != ".py":
         raise ParityError(
@@ -96,15 +96,17 @@ def _own(file: str, function: str):
             "timm:NAME, torchvision:NAME or path/to/file.py:FUNCTION"
         )
     spec = importlib.util.spec_from_file_location(f"architecture_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses need it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ParityError(f"architecture {file}: cannot be imported ({_reason(error)})") from error
-    if not callable(getattr(module, function, None)):
+    builder: Callable[..., Any] | None = getattr(module, function, None)
+    if not callable(builder):
         raise ParityError(f"architecture {file}: has no function {function!r}")
-    return getattr(module, function)
+    return builder
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints: read safely, fitted to a network tensor by tensor, or not at all."""
+"""Read checkpoints safely and fit them to a network. Every tensor must fit."""
 
 import pickle
 from pathlib import Path
@@ -12,14 +12,14 @@ from npu_parity.sources import architectures
 
 State = dict[str, torch.Tensor]
 
-COUNTER = "num_batches_tracked"  # plays no part in inference; older checkpoints lack it
+COUNTER = "num_batches_tracked"  # not used in inference; older checkpoints do not have it
 
 
 def load(folder: str | Path, architecture: str | None = None) -> nn.Module:
     """Return the network of `folder` with its weights, in evaluation mode on the CPU.
 
-    `folder` holds ``weights.safetensors`` and its sidecar ``weights.json``, whose hash is checked.
-    `architecture` is a port's own, where it is not to be the one that the sidecar names.
+    `folder` contains ``weights.safetensors`` and its sidecar ``weights.json`` with the hash.
+    `architecture` replaces the architecture of the sidecar. A port may have its own.
 
     Raises:
         ParityError: a file is missing, damaged, or does not fit the architecture.
@@ -36,10 +36,10 @@ def load(folder: str | Path, architecture: str | None = None) -> nn.Module:
 
 
 def read_file(path: Path) -> State:
-    """Return the tensors of a ``.safetensors`` file or of a checkpoint that ``torch.save`` wrote.
+    """Return the tensors of a ``.safetensors`` file or of a checkpoint from ``torch.save``.
 
-    A checkpoint is unpickled with ``weights_only=True``; a state dict one level down, under
-    ``state_dict`` or ``model``, is found.
+    The function loads a checkpoint with ``weights_only=True``. The state dict may be nested under
+    ``state_dict`` or ``model``.
     """
     if not path.is_file():
         raise ParityError(f"weights {path}: there is no such file")
@@ -49,12 +49,12 @@ def read_file(path: Path) -> State:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both libraries raise many kinds for a damaged file
+    except Exception as error:  # both libraries raise many kinds of errors for a damaged file
         reason = first_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to trust it
-            reason = "damaged, or its pickle holds more than tensors"
+        if isinstance(error, pickle.UnpicklingError):  # torch's text suggests to trust the file
+            reason = "damaged, or its pickle contains more than tensors"
         raise ParityError(
-            f"weights {path}: cannot be read ({reason}); expected a whole .safetensors file or "
+            f"weights {path}: cannot be read ({reason}); expected a complete .safetensors file or "
             "PyTorch checkpoint: fetch it again"
         ) from None
     for key in ("state_dict", "model"):
@@ -66,13 +66,14 @@ def read_file(path: Path) -> State:
 
 
 def fit(state: State, model: nn.Module, origin: str, in_order: bool = False) -> State:
-    """Return `state` under the names of `model`, as float32 where floating.
+    """Return `state` with the tensor names of `model`. Floating-point tensors become float32.
 
-    Every tensor must be there in its shape, and no other; only batch norm's call counters may
-    lack. With `in_order`, names may differ as long as count, order and shapes are the same.
+    `state` must have all tensors of `model` in the same shapes, and no others. Only the call
+    counters of batch norms may be missing. With `in_order`, the names may differ if number, order
+    and shapes are the same.
 
     Raises:
-        ParityError: names the first tensor that does not fit.
+        ParityError: a tensor does not fit; the message names the first one.
 
     """
     expected = model.state_dict()

@@ -1,7 +1,6 @@
-"""Fetch one weights file from ModelScope or Hugging Face, with their own clients, and verify it.
+"""Fetch one weights file from ModelScope or Hugging Face with their own clients, and verify it.
 
-The clients are imported inside the functions that use them: nothing here costs time until a
-hub is really needed.
+The functions import the clients when they need them, because the import takes time.
 """
 
 import contextlib
@@ -21,8 +20,8 @@ from pathlib import Path
 
 from npu_parity.errors import ParityError, Unavailable
 
-# Read by ModelScope's client when it is imported; with its own defaults it waits for minutes on
-# a hub that has stopped answering. A user's own values win.
+# ModelScope's client reads these settings at import. With its own defaults it waits for minutes if
+# a hub does not answer. The user's environment has priority.
 _MODELSCOPE_SETTINGS = {
     "MODELSCOPE_API_CONNECT_TIMEOUT": "5",
     "MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS": "10",
@@ -34,15 +33,15 @@ _MODELSCOPE_SETTINGS = {
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file fetched from a hub, verified.
+    """A verified file from a hub.
 
     Attributes:
-        hub: a name of `CLIENTS`.
+        hub: a name in `CLIENTS`.
         repo: ``owner/name``.
-        revision: the commit that the hub resolved (ModelScope: the last one to change this file).
+        revision: the commit of the file (ModelScope: the last commit that changed this file).
         file: name within the repository.
-        path: where it lies on this machine.
-        sha256: of the bytes at ``path``, in hexadecimal.
+        path: the file on this machine.
+        sha256: SHA-256 of the file in hexadecimal.
     """
 
     hub: str
@@ -54,14 +53,14 @@ class HubFile:
 
 
 def reachable(hub: str, timeout: float = 3.0) -> str | None:
-    """Ask once whether a hub answers, through the proxy and mirror that its client would use.
+    """Check once whether a hub answers, with the proxy and mirror of its client.
 
     Args:
-        hub: a name of `CLIENTS`.
-        timeout: seconds for everything together; nothing is tried twice.
+        hub: a name in `CLIENTS`.
+        timeout: total time in seconds, without retries.
 
     Returns:
-        None when the hub answers, otherwise its address and why not.
+        None if the hub answers, otherwise its address and the reason.
 
     Raises:
         ParityError: the hub is unknown, or its client is broken.
@@ -71,14 +70,14 @@ def reachable(hub: str, timeout: float = 3.0) -> str | None:
 
     def probe() -> None:
         try:
-            status = client.probe(2 * timeout)  # longer than anybody waits for it
+            status = client.probe(2 * timeout)  # longer than the wait below
         except Exception as error:
             outcome.append(_reason(error))
         else:
             outcome.append(f"HTTP {status}" if status == 407 or status >= 500 else None)
 
-    # In a thread, since a client's own timeout bounds neither the resolution of a name nor a
-    # slow header nor the sum over several addresses.
+    # Use a thread, because the client's timeout does not limit name resolution, slow headers or the
+    # total time over several addresses.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(timeout)
@@ -87,10 +86,10 @@ def reachable(hub: str, timeout: float = 3.0) -> str | None:
 
 
 def unreachable(names: Iterable[str], answers: Path) -> dict[str, str]:
-    """Return which hubs cannot be reached, and why; each of `names` is asked once.
+    """Return the hubs among `names` that do not answer, each with the reason.
 
-    Whoever wants a hub first asks it and notes its answer in the file `answers`; others wait, and
-    read. Remove the file, and the hubs are asked again.
+    The first process that needs a hub checks it and writes the answer to the file `answers`. Other
+    processes wait and read it. Remove the file to check the hubs again.
     """
     answers.parent.mkdir(parents=True, exist_ok=True)
     with open(answers, "a+") as file:
@@ -103,7 +102,8 @@ def unreachable(names: Iterable[str], answers: Path) -> dict[str, str]:
                 known["unreachable"][name] = reason
         file.truncate(0)
         json.dump(known, file)
-    return known["unreachable"]
+    reasons: dict[str, str] = known["unreachable"]
+    return reasons
 
 
 def fetch(
@@ -117,23 +117,22 @@ def fetch(
     """Download a file of a model repository, or find it in the client's cache, and verify it.
 
     Args:
-        hub: a name of `CLIENTS`.
+        hub: a name in `CLIENTS`.
         repo: ``owner/name``.
-        file: a name within the repository, or a pattern such as ``model-*.pth``; of several
-            matches the last one in natural order is taken (122000 comes after 99000).
+        file: a name within the repository, or a pattern such as ``model-*.pth``. The last match in
+            natural order counts (122000 comes after 99000).
         revision: branch, tag or commit; the hub's default branch if None.
-        cache_dir: instead of the client's own cache.
-        sha256: a pin, in hexadecimal, that the file must have as well.
+        cache_dir: replaces the client's default cache.
+        sha256: the expected SHA-256 of the file in hexadecimal.
 
     Raises:
-        Unavailable: the hub fails in whatever way, or has no such file.
-        ParityError: a name is unsafe, or the bytes have another sha256 than the hub or the pin
-            says.
+        Unavailable: the hub fails or has no such file.
+        ParityError: a name is unsafe, or the SHA-256 differs from the hub's or from the pin.
     """
     label = f"{hub}:{repo} {file}" + (f" at {revision}" if revision else "")
     for name in (repo, file, revision or "default"):
         if not _is_safe(name):
-            raise ParityError(f"{hub}: {name!r} is no plain relative name; write it without '..'")
+            raise ParityError(f"{hub}: {name!r} is not a relative name; write it without '..'")
     client = _client(hub)
     with _in_one_line(label):
         listing = client.files(repo, revision)
@@ -143,9 +142,9 @@ def fetch(
     if entry.sha256 and entry.sha256 != expected:
         raise ParityError(
             f"{label}: the hub has sha256 {entry.sha256}, the pin says {expected}; "
-            "correct the pin, or name the revision it was made from"
+            "correct the pin, or name the revision of the pin"
         )
-    # Cached bytes may be stale or damaged: a mismatch is believed only of a fresh download.
+    # A cached file may be old or damaged. Only a new download proves a mismatch.
     for fresh in (False, True):
         with _in_one_line(label):
             path = Path(client.download(repo, entry, cache_dir, fresh))
@@ -153,23 +152,23 @@ def fetch(
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
         if not expected:
             raise ParityError(
-                f"{label}: the hub states no sha256; pin the one of the downloaded bytes, {found}, "
-                "if you trust them"
+                f"{label}: the hub states no sha256; if you trust the downloaded file, pin its "
+                f"sha256 {found}"
             )
         if found == expected:
             return HubFile(hub, repo, entry.commit, entry.name, path, found)
     with _in_one_line(label):
         path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)  # in Hugging Face's cache, a link to the former
+        path.unlink(missing_ok=True)  # in Hugging Face's cache, a link to the resolved path
     raise ParityError(
-        f"{label}: the downloaded bytes have sha256 {found}, expected was {expected}; "
-        "they were removed; try again, or another hub"
+        f"{label}: the downloaded file has sha256 {found}, expected {expected}; "
+        "it was removed; try again or use another hub"
     )
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a hub states about one file: no sha256 is "", ``ref`` is what to download it by."""
+    """A hub's entry for one file. ``sha256`` may be "". ``ref`` is the revision to download."""
 
     name: str
     size: int | None
@@ -197,6 +196,8 @@ class _HuggingFace:
         info = self.api.model_info(
             repo, revision=revision, files_metadata=True, timeout=HF_HUB_ETAG_TIMEOUT
         )
+        if info.sha is None:
+            raise Unavailable("the hub names no commit")
         return [
             _Entry(
                 name=file.rfilename,
@@ -218,11 +219,13 @@ class _ModelScope:
     def __init__(self) -> None:
         for name, value in _MODELSCOPE_SETTINGS.items():
             os.environ.setdefault(name, value)
-        # The light half of the client: `modelscope` itself imports torch.
+        # This part of the client does not import torch; `modelscope` does.
         from modelscope_hub import HubApi, get_default_config
 
         self.api = HubApi()
-        self.endpoint = get_default_config().endpoint
+        endpoint = get_default_config().endpoint
+        assert endpoint is not None, "the client fills it in"
+        self.endpoint = endpoint
 
     def probe(self, timeout: float) -> int:
         import requests
@@ -231,7 +234,7 @@ class _ModelScope:
 
     def files(self, repo: str, revision: str | None) -> list[_Entry]:
         ref = revision or "master"
-        # Not HubApi.list_repo_files, which drops the commit.
+        # HubApi.list_repo_files does not return the commit.
         return [
             _Entry(
                 name=file["Path"],
@@ -245,7 +248,7 @@ class _ModelScope:
         ]
 
     def download(self, repo: str, entry: _Entry, cache_dir: str | Path | None, fresh: bool) -> Path:
-        # Its progress bar has no switch, and would fill a log file.
+        # The progress bar cannot be disabled and would fill a log file.
         shown = sys.stderr if sys.stderr.isatty() else io.StringIO()
         with contextlib.redirect_stderr(shown):
             return self.api.download_file(
@@ -259,7 +262,7 @@ class _ModelScope:
             )
 
 
-# The one list of hubs: a new one is a class, and a line here.
+# The only list of hubs. A new hub needs a class, and a line here.
 CLIENTS: dict[str, type[_HuggingFace] | type[_ModelScope]] = {
     "modelscope": _ModelScope,
     "huggingface": _HuggingFace,
@@ -274,7 +277,7 @@ def _client(hub: str) -> _HuggingFace | _ModelScope:
 
 
 def _is_safe(name: str) -> bool:
-    """Whether a name, joined to a folder, stays within it on any system."""
+    """Return whether a name, joined to a folder, stays within the folder on any system."""
     return (
         name.isprintable()
         and not re.search(r"\\|^~|^[A-Za-z]:", name)
@@ -308,7 +311,7 @@ def _choose(label: str, file: str, entries: list[_Entry]) -> _Entry:
 
 @contextlib.contextmanager
 def _in_one_line(label: str) -> Iterator[None]:
-    """Turn whatever a client raises into one line that lets the next source be tried."""
+    """Turn any error of a client into `Unavailable` with one line, so the next source is tried."""
     try:
         yield
     except Exception as error:
@@ -316,7 +319,7 @@ def _in_one_line(label: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Say in a few words why a client failed: the cause lies several exceptions deep."""
+    """Return in a few words why a client failed. The cause is several exceptions deep."""
     advice = {
         401: "check the name, or log in: the repository may be private or gated",
         403: "access denied: log in, and accept the repository's terms",

@@ -1,7 +1,7 @@
 """Inputs: photographs, synthetic images, random samples and the user's own images.
 
-A source is ``KIND:REST``, where `KINDS` says what kinds there are, or a path. Each kind is one
-class, which parses the rest and yields the inputs.
+A source is a path or ``KIND:REST``, with a kind from `KINDS`. Each kind is one class, which parses
+the rest and yields the inputs.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ Data = Image.Image | NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Input:
-    """One input: its name, where it is from, the SHA-256 of its bytes, and its data.
+    """One input: its name, its source, the SHA-256 of its bytes, and its data.
 
-    `data` is an RGB image that has yet to be preprocessed, or a float32 array (3, H, W) that is
-    fed as it is.
+    `data` is an RGB image before preprocessing, or a float32 array (3, H, W) that needs no
+    preprocessing.
     """
 
     name: str
@@ -45,30 +45,30 @@ class Input:
 
 
 class Source(ABC):
-    """Where inputs come from.
+    """A source of inputs.
 
     Attributes:
-        text: the whole source, as the configuration has it.
-        rest: what follows ``KIND:``; the whole text for a path.
+        text: the whole source in the configuration.
+        rest: the text after ``KIND:``; the whole text for a path.
 
     Raises:
-        ParityError: the text is not in the form that the kind wants.
+        ParityError: the text does not have the form of its kind.
     """
 
     def __init__(self, text: str, rest: str):
         self.text, self.rest = text, rest
 
     def user_files(self) -> list[str]:
-        """Return the user's own files that the inputs are read from."""
+        """Return the user's own files among the inputs."""
         return []
 
     @abstractmethod
     def inputs(self, shape: Shape) -> Iterator[Input]:
-        """Yield the inputs; `shape` (3, H, W) is the size of inputs that are made here."""
+        """Yield the inputs. Generated inputs have the shape `shape`, (3, H, W)."""
 
 
 class Photograph(Source):
-    """A photograph that scikit-image ships: ``skimage:NAME``."""
+    """A photograph from scikit-image: ``skimage:NAME``."""
 
     def __init__(self, text: str, rest: str):
         super().__init__(text, rest)
@@ -84,15 +84,16 @@ class Photograph(Source):
 
 
 class Generated(Source):
-    """Inputs that are made here, from seeds 0, 1, …: ``KIND:COUNT``."""
+    """Inputs that are generated from the seeds 0, 1, …: ``KIND:COUNT``."""
 
     def __init__(self, text: str, rest: str):
         super().__init__(text, rest)
-        if not re.fullmatch("[0-9]+", rest) or int(rest) < 1:
-            raise ParityError(f"input {text}: found {rest!r}, expected a number of at least 1")
+        if not re.fullmatch("[1-9][0-9]{0,5}", rest):
+            expected = "expected a number from 1 to 999999"
+            raise ParityError(f"input {text[:60]}: found {rest[:60]!r}, {expected}")
 
     def inputs(self, shape: Shape) -> Iterator[Input]:
-        """Yield as many as the source asks for."""
+        """Yield COUNT inputs."""
         for index in range(int(self.rest)):
             data = self.make(np.random.default_rng([0, index]), shape)
             digest = hashlib.sha256(np.asarray(data).tobytes()).hexdigest()
@@ -104,7 +105,7 @@ class Generated(Source):
 
 
 class Synthetic(Generated):
-    """Smooth blobs of colour under a fine grain: something for every frequency band."""
+    """Smooth blobs of colour with fine grain, which cover all frequency bands."""
 
     def make(self, generator: np.random.Generator, shape: Shape) -> Image.Image:
         """Return an RGB image of the shape's height and width."""
@@ -116,7 +117,7 @@ class Synthetic(Generated):
 
 
 class Random(Generated):
-    """Standard normal samples, which are not preprocessed."""
+    """Standard normal samples without preprocessing."""
 
     def make(self, generator: np.random.Generator, shape: Shape) -> NDArray[np.float32]:
         """Return a float32 array of the shape."""
@@ -124,10 +125,10 @@ class Random(Generated):
 
 
 class Files(Source):
-    """The path of an image, or of a folder of images, taken in the order of their names."""
+    """The path of an image or of a folder of images, in the order of their names."""
 
     def user_files(self) -> list[str]:
-        """Return the images; ParityError for a folder that has none."""
+        """Return the images; ParityError if a folder has none."""
         return [str(path) for path in self._paths()]
 
     def inputs(self, shape: Shape) -> Iterator[Input]:
@@ -144,7 +145,7 @@ class Files(Source):
         return found
 
 
-# The one list of kinds: a new one is a class, and a line here. Everything else is a path.
+# The only list of kinds. A new kind needs a class, and a line here. Any other source is a path.
 KINDS: dict[str, type[Source]] = {
     "skimage": Photograph,
     "synthetic": Synthetic,
@@ -153,7 +154,7 @@ KINDS: dict[str, type[Source]] = {
 
 
 def parse(source: str) -> Source:
-    """Return the source that a text names; ParityError where its kind wants another form.
+    """Return the source of a text; ParityError if the text does not have the form of its kind.
 
     >>> parse("random:100").rest
     '100'
@@ -163,44 +164,46 @@ def parse(source: str) -> Source:
 
 
 def collect(sources: list[str], shape: Shape) -> Iterator[Input]:
-    """Yield the inputs that `sources` name, in order.
+    """Yield the inputs of `sources`, in order.
 
     Args:
         sources: ``skimage:NAME`` (a photograph), ``synthetic:N`` (images of smooth blobs and
-            grain), ``random:N`` (standard normal samples, not preprocessed), or the path of an
+            grain), ``random:N`` (standard normal samples without preprocessing), or the path of an
             image or of a folder of images (in the order of their names).
-        shape: (3, H, W) of what the network is fed; size of the synthetic and random inputs.
+        shape: (3, H, W), the network's input shape, for synthetic and random inputs.
 
     Raises:
-        ParityError: unknown source, missing file, a folder without images, no readable image.
+        ParityError: unknown source, missing file, folder without images, or unreadable image.
     """
     for source in sources:
         yield from parse(source).inputs(shape)
 
 
 def files(sources: list[str]) -> list[str]:
-    """Return the user's own images that `sources` name, those of folders one by one."""
+    """Return the user's own images in `sources`, including each image of a folder."""
     return [file for source in sources for file in parse(source).user_files()]
 
 
 def read_image(path: Path, source: str | None = None) -> Input:
-    """Return an image file as RGB; ParityError when it is missing or no readable image."""
+    """Return an image file as RGB; ParityError if it is missing or not a readable image."""
     try:
         content = path.read_bytes()
         with Image.open(path) as image:
-            if image.mode[0] in "IF":  # Pillow would clip them to white
+            if image.mode[0] in "IF":  # Pillow would clip the values to white
                 raise ValueError(f"{image.mode}: more than 8 bits a channel")
             data = image.convert("RGB")
     except FileNotFoundError:
         raise ParityError(f"input {path}: there is no such file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ParityError(
-            f"input {path}: not a readable image ({error}); expected JPEG, PNG or the like"
+            f"input {path}: not a readable image ({error}); expected JPEG, PNG or a similar format"
         ) from None
     return Input(path.name, source or str(path), hashlib.sha256(content).hexdigest(), data)
 
 
 def photograph_path(name: str) -> Path:
-    """Return the file of one of scikit-image's photographs, without importing the package."""
+    """Return the file of a photograph in scikit-image, without importing the package."""
     spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise ParityError(f"input {name}: scikit-image is not installed; run `uv sync`")
     return Path(spec.origin).parent / "data" / PHOTOGRAPHS[name]

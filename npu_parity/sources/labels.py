@@ -7,7 +7,7 @@ from npu_parity.errors import ParityError
 
 
 def find(name: str) -> Path:
-    """Return the file of class names that the configuration names; ParityError without one."""
+    """Return a file of class names; ParityError if there is no such file."""
     path = evidence.find(name)
     if path is None:
         raise ParityError(f"labels: there is no file {name!r}")
@@ -15,5 +15,5 @@ def find(name: str) -> Path:
 
 
 def read(name: str) -> list[str]:
-    """Return the class names of a file, one a line, in the order of the classes."""
+    """Return the class names of a file, one for each line, in the order of the classes."""
     return find(name).read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""From an image to the array that a network is fed."""
+"""Preprocessing: from an image to the input array of a network."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ IMAGENET = {
 
 
 class Preprocessing:
-    """A system's own preprocessing: timm's where timm has one, else resize, crop, normalise.
+    """A system's preprocessing: timm's for models of timm, else resize, crop, normalise.
 
     Args:
-        architecture: ``timm:NAME`` takes timm's data configuration of that model.
-        settings: any of `IMAGENET`'s keys, of which the rest are the defaults; given, they
-            replace timm's. ``resize`` is the length of the short side or ``[height, width]``.
+        architecture: ``timm:NAME`` selects timm's data configuration of this model.
+        settings: keys of `IMAGENET`. They replace timm's settings, and missing keys get the values
+            of `IMAGENET`. ``resize`` is the length of the short side or ``[height, width]``.
 
     """
 
@@ -33,17 +33,17 @@ class Preprocessing:
         library, _, name = architecture.rpartition(":")
         if library == "timm" and not settings:
             import timm
+            from timm.data.config import resolve_data_config
+            from timm.data.transforms_factory import create_transform
 
             from npu_parity.sources.architectures import require_timm
 
             require_timm(name)
             pretrained = timm.get_pretrained_cfg(name)
-            config = timm.data.resolve_data_config(
-                pretrained_cfg=pretrained.to_dict() if pretrained else {}
-            )
+            config = resolve_data_config(pretrained_cfg=pretrained.to_dict() if pretrained else {})
             self.settings = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
             self.shape: tuple[int, int, int] = tuple(config["input_size"])
-            self._transform = timm.data.create_transform(**config, is_training=False)
+            self._transform = create_transform(**config, is_training=False)
         else:
             self.settings = IMAGENET | (settings or {})
             mode = transforms.InterpolationMode(self.settings["interpolation"])
@@ -58,9 +58,10 @@ class Preprocessing:
             )
 
     def __call__(self, data: Image.Image | NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a float32 array (3, H, W); an array passes through, its shape checked."""
+        """Return a float32 array (3, H, W). The shape of an array is checked, nothing else."""
         if isinstance(data, Image.Image):
-            return self._transform(data).numpy()
+            array: NDArray[np.float32] = self._transform(data).numpy()
+            return array
         if data.shape != self.shape:
             raise ParityError(f"input: found shape {data.shape}, expected {self.shape}")
         return data.astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""Weights drawn from a seed, and batch norms that take their statistics from photographs."""
+"""Weights from a random seed, and the calibration of batch norms with photographs."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from npu_parity.errors import ParityError
 
 
 def draw(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """Return the network as its own initialisation makes it after ``torch.manual_seed(seed)``.
+    """Return the network with its own initialisation after ``torch.manual_seed(seed)``.
 
-    The state of the random number generator is afterwards as it was.
+    The function restores the state of the random number generator.
 
     Raises:
-        ParityError: torch has no such seed.
+        ParityError: the seed is out of range.
     """
     if not 0 <= seed < 2**64:
         raise ParityError(f"weights seed: found {seed}, expected 0 to 2^64 - 1")
@@ -24,18 +24,19 @@ def draw(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def calibrate_batch_norm(model: nn.Module, images: torch.Tensor) -> int:
-    """Give every batch norm the statistics of `images`; return how many there are.
+    """Set the statistics of every batch norm to those of `images`; return the number of norms.
 
-    Without this, random weights make the outputs of a deep network vanish or ignore the input.
+    Without calibration, random weights make the outputs of a deep network vanish or not depend on
+    the input.
 
     Args:
-        model: changed in place; it stays in evaluation mode.
+        model: a network in evaluation mode; changed in place.
         images: float32 (N, 3, H, W).
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum, norm.training = 1.0, True  # the batch's statistics, not an average
+        norm.momentum, norm.training = 1.0, True  # use the statistics of this batch only
     if norms:
         with torch.no_grad():
             model(images)

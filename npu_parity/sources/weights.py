@@ -1,7 +1,7 @@
-"""From the sources that a system names, tried in order, to one state dict and its provenance.
+"""Get a system's weights from the first available source: one state dict and its provenance.
 
-A source is ``KIND:REST``, where `KINDS` says what kinds there are. Each kind is one class, which
-parses the rest and fetches the tensors.
+A source is ``KIND:REST``, with a kind from `KINDS`. Each kind is one class, which parses the rest
+and fetches the tensors.
 """
 
 import fnmatch
@@ -24,24 +24,24 @@ if TYPE_CHECKING:  # planning a run parses sources, and importing torch takes se
 
     from npu_parity.sources.checkpoints import State
 
-PIN = re.compile(r"(?P<name>.*?)(#sha256=(?P<pin>[0-9a-f]{64}))?")
+PIN = re.compile(r"(?P<name>[^#\n]*)(#sha256=(?P<pin>[0-9a-f]{64}))?")
 DEFAULT_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a system wants its weights to be.
+    """The request for a system's weights.
 
     Attributes:
         architecture: see `architectures.build`.
         arguments: keyword arguments of the architecture.
-        sources: tried in order, see `obtain`.
-        seeded: None, or ``{"tensors": [patterns], "seed": N}``: tensors that are drawn from a
-            seed whatever the source is, such as a head that was never published.
-        tensors: ``by_name``, or ``in_order`` for a checkpoint of the same tensors in the same
+        sources: sources in the order of trial, see `obtain`.
+        seeded: None, or ``{"tensors": [patterns], "seed": N}``. These tensors are always drawn from
+            the seed, such as an unpublished head.
+        tensors: ``by_name``, or ``in_order`` for a checkpoint with the same tensors in the same
             order under other names.
-        calibrate: let batch norms of seeded weights take their statistics from photographs.
-        preprocessing: of the photographs that calibrate, see `preprocessing.Preprocessing`.
+        calibrate: whether batch norms of seeded weights get their statistics from photographs.
+        preprocessing: preprocessing of these photographs, see `preprocessing.Preprocessing`.
     """
 
     architecture: str
@@ -58,13 +58,13 @@ class Wanted:
 
 
 class Source(ABC):
-    """A place that weights come from.
+    """A source of weights.
 
     Attributes:
-        form: what the configuration must say after ``KIND:``.
+        form: the expected form of the text after ``KIND:``.
         kind: the name of the kind.
-        rest: what the configuration says after ``KIND:``, without the pin.
-        pin: SHA-256 that the file must have, in hexadecimal; None where any file will do.
+        rest: the text after ``KIND:``, without the pin.
+        pin: the expected SHA-256 of the file in hexadecimal; None accepts any file.
     """
 
     form: ClassVar[str]
@@ -72,17 +72,22 @@ class Source(ABC):
     def __init__(self, kind: str, rest: str, pin: str | None = None):
         self.kind, self.rest, self.pin = kind, rest, pin
         if not self.fits():
-            raise ParityError(
-                f"weights source {kind}:{rest}: expected {kind}:{self.form}, with or without "
-                "#sha256=64 hexadecimal digits"
-            )
+            raise self.malformed(kind, rest)
 
     def fits(self) -> bool:
-        """Tell whether `rest` has the form that the kind wants."""
+        """Return whether `rest` has the form of its kind."""
         return bool(self.rest)
 
+    @classmethod
+    def malformed(cls, kind: str, rest: str) -> ParityError:
+        """Return the error for a source in a wrong form."""
+        return ParityError(
+            f"weights source {f'{kind}:{rest}'!r}: expected {kind}:{cls.form}, with or without "
+            "#sha256=64 hexadecimal digits"
+        )
+
     def user_files(self) -> list[str]:
-        """Return the user's own files that the weights are read from."""
+        """Return the user's own files among the weights."""
         return []
 
     @abstractmethod
@@ -93,16 +98,16 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """A source that gives a checkpoint file."""
+    """A source of a checkpoint file."""
 
     @abstractmethod
     def file(self, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
-        """Return where the file is on this machine, and its provenance."""
+        """Return the path of the file on this machine and its provenance."""
 
     def obtain(
         self, wanted: Wanted, unreachable: Mapping[str, str]
     ) -> "tuple[State, dict[str, Any]]":
-        """Read the file, add the tensors that are to be seeded, fit it to the architecture."""
+        """Read the file, add seeded tensors, and fit the result to the architecture."""
         from npu_parity.sources.checkpoints import fit, read_file
 
         path, about = self.file(unreachable)
@@ -132,17 +137,17 @@ class FileSource(Source):
 
 
 class Hub(FileSource):
-    """A model repository on a hub, read through the hub's own client."""
+    """A model repository on a hub, read with the hub's own client."""
 
     form = "OWNER/REPO[@REVISION][/FILE]"
     pattern = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>.+))?")
 
     def fits(self) -> bool:
-        """Tell whether `rest` names a repository."""
+        """Return whether `rest` names a repository."""
         return self.pattern.fullmatch(self.rest) is not None
 
     def file(self, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
-        """Fetch the file; Unavailable where the hub cannot be reached or lacks it."""
+        """Fetch the file; Unavailable if the hub does not answer or does not have the file."""
         named = self.pattern.fullmatch(self.rest)
         assert named is not None
         if self.kind in unreachable:
@@ -153,16 +158,16 @@ class Hub(FileSource):
 
 
 class Package(FileSource):
-    """A file that an installed Python package ships."""
+    """A file of an installed Python package."""
 
     form = "DISTRIBUTION/FILE"
 
     def fits(self) -> bool:
-        """Tell whether `rest` names a file of a package."""
+        """Return whether `rest` names a file of a package."""
         return re.fullmatch(r"[\w.-]+/.+", self.rest) is not None
 
     def file(self, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
-        """Return the file; ParityError where the package is not installed or lacks it."""
+        """Return the file; ParityError if the package is not installed or has no such file."""
         name, _, file = self.rest.partition("/")
         try:
             distribution = importlib.metadata.distribution(name)
@@ -171,12 +176,12 @@ class Package(FileSource):
                 f"weights source package:{self.rest}: {name} is not installed; run `uv sync`"
             ) from None
         if file not in {str(f) for f in distribution.files or ()}:
-            raise ParityError(f"weights source package:{self.rest}: {name} ships no file {file!r}")
+            raise ParityError(f"weights source package:{self.rest}: {name} has no file {file!r}")
         return Path(str(distribution.locate_file(file))), {"repo": name, "file": file}
 
 
 class Local(FileSource):
-    """A file of the user's own."""
+    """The user's own file."""
 
     form = "FILE"
 
@@ -195,13 +200,13 @@ class Seed(Source):
     form = "WHOLE_NUMBER"
 
     def fits(self) -> bool:
-        """Tell whether `rest` is a whole number and no file is pinned."""
-        return re.fullmatch(r"[0-9]+", self.rest) is not None and self.pin is None
+        """Return whether `rest` is a whole number without a pin."""
+        return re.fullmatch(r"[0-9]{1,20}", self.rest) is not None and self.pin is None
 
     def obtain(
         self, wanted: Wanted, unreachable: Mapping[str, str]
     ) -> "tuple[State, dict[str, Any]]":
-        """Draw every tensor, and give batch norms statistics where that is wanted."""
+        """Draw every tensor, and calibrate batch norms if requested."""
         import torch
 
         from npu_parity.sources import seeds
@@ -230,7 +235,7 @@ class Seed(Source):
         }
 
 
-# The one list of kinds: a new one is a class, and a line here.
+# The only list of kinds. A new kind needs a class, and a line here.
 KINDS: dict[str, type[Source]] = {
     **dict.fromkeys(hubs.CLIENTS, Hub),
     "package": Package,
@@ -240,13 +245,13 @@ KINDS: dict[str, type[Source]] = {
 
 
 def parse(source: str) -> Source:
-    """Return the source that a text names.
+    """Return the source of a text.
 
     >>> parse("seed:42").rest
     '42'
 
     Raises:
-        ParityError: unknown kind, or not in the form that the kind wants.
+        ParityError: the kind is unknown, or the text does not have its form.
     """
     kind, separator, rest = source.partition(":")
     if not separator or kind not in KINDS:
@@ -254,28 +259,36 @@ def parse(source: str) -> Source:
         raise ParityError(f"weights source {source!r}: expected one of {kinds}")
     named = PIN.fullmatch(rest)
     if named is None:
-        raise ParityError(f"weights source {source!r}: found a line break in it")
+        raise KINDS[kind].malformed(kind, rest)
     return KINDS[kind](kind, named["name"], named["pin"])
 
 
 def obtain(
     wanted: Wanted, unreachable: Mapping[str, str] | None = None
 ) -> "tuple[State, dict[str, Any]]":
-    """Return a state dict that fits the architecture exactly, and where it came from.
+    """Return a state dict that fits the architecture exactly, and its provenance.
 
-    Sources, each with an optional ``#sha256=`` that pins the bytes of the file:
+    Sources of files may end with ``#sha256=`` and the expected SHA-256:
 
-    - ``modelscope:OWNER/REPO[@REVISION][/FILE]``, ``huggingface:…``: a hub, through its client;
-    - ``package:DISTRIBUTION/FILE``: a file that an installed package ships;
-    - ``path:FILE``: a file of the user's own;
+    - ``modelscope:OWNER/REPO[@REVISION][/FILE]``, ``huggingface:…``: a hub, with its client;
+    - ``package:DISTRIBUTION/FILE``: a file of an installed package;
+    - ``path:FILE``: the user's own file;
     - ``seed:N``: ``torch.manual_seed(N)`` and the architecture's own initialisation.
 
-    A hub that cannot be reached, or lacks the file, lets the next source be tried. Anything else
-    that is wrong is an error. `unreachable` gives hubs that are known to be out of reach, and why.
+    If a hub does not answer or does not have the file, the next source is tried. Any other problem
+    is an error. `unreachable` contains hubs that are known not to answer, with the reason.
 
     Raises:
-        ParityError: no source is left, or a file is damaged, not the pinned one, or lacks a
-            tensor, has one too many or one of another shape.
+        ParityError: no source is left, or a file is damaged, does not match its pin, or does not
+            fit the architecture.
+
+    >>> wanted = Wanted("torchvision:squeezenet1_1", {}, ["path:none.pth", "seed:42"])
+    >>> obtain(wanted)
+    Traceback (most recent call last):
+    npu_parity.errors.ParityError: weights none.pth: there is no such file
+    >>> state, provenance = obtain(Wanted("torchvision:squeezenet1_1", {}, ["seed:42"]))
+    >>> provenance["pretrained"], len(state)
+    (False, 52)
     """
     tried: list[dict[str, str]] = []
     for source in wanted.sources:
@@ -288,12 +301,12 @@ def obtain(
     failures = "; ".join(entry["failed"] for entry in tried)
     raise ParityError(
         f"weights of {wanted.architecture}: no source is left ({failures}); "
-        "add seed:42 as the last source to go on without a hub"
+        "add seed:42 as the last source to continue without a hub"
     )
 
 
 def _seeded(wanted: Wanted) -> "State":
-    """Return the tensors that are drawn from a seed whatever the source is."""
+    """Return the tensors that are always drawn from the seed."""
     from npu_parity.sources import seeds
 
     assert wanted.seeded is not None

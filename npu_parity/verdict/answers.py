@@ -12,8 +12,8 @@ class Answer:
 
     Attributes:
         question: 1 to 4.
-        passed: None where the question was not asked.
-        findings: what speaks against it, the first first; each one readable line.
+        passed: None if the question was not asked.
+        findings: reasons for "no", the most important first; each is one readable line.
     """
 
     question: int
@@ -30,18 +30,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """PASS, FAIL or PREDICTED, with the answers it follows from."""
+    """PASS, FAIL or PREDICTED, and the answers that lead to it."""
 
     answers: tuple[Answer, ...]
 
     @property
     def failed(self) -> Answer | None:
-        """The first question that failed; the fourth qualifies a PASS and fails nothing."""
+        """The first question that failed. Question 4 cannot fail."""
         return next((a for a in self.answers if a.question < 4 and a.passed is False), None)
 
     @property
     def word(self) -> str:
-        """FAIL; PASS where question 3 was asked, of measured outputs; else PREDICTED."""
+        """FAIL if a question failed, PASS if outputs were measured, otherwise PREDICTED."""
         if self.failed:
             return "FAIL"
         measured = any(a.question == 3 and a.passed is not None for a in self.answers)
@@ -53,14 +53,14 @@ class Verdict:
         return "weak" if any(a.question == 4 and not a.passed for a in self.answers) else "strong"
 
     def __str__(self) -> str:
-        """Return one line: FAIL with its place, PASS with what it is worth, or PREDICTED."""
+        """Return one line: FAIL with its first finding, PASS or PREDICTED with the evidence."""
         if self.failed:
             number, first = self.failed.question, self.failed.findings[0]
             return f"FAIL (question {number}, {QUESTIONS[number]}: {first})"
         return f"{self.word} ({self.evidence} evidence)"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` holds."""
+        """Return the verdict as ``metrics.json`` stores it."""
         return {
             "verdict": self.word,
             "evidence": self.evidence,

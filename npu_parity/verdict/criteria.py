@@ -1,26 +1,26 @@
-"""The pass rules that published reports of models on Ascend NPUs set themselves.
+"""The pass rules of published reports on models for Ascend NPUs.
 
-Each is named after the system whose report states it, and its thresholds live here only. They are
-reported beside the verdict and never decide it. Every rule is applied to every system; one that
-speaks of probabilities reads the outputs where the task has none.
+Each rule has the name of the system in its report. This module is the only place for its
+thresholds. The rules appear beside the verdict and never decide it. Every rule applies to every
+system. A rule about probabilities reads the outputs if the task has no probabilities.
 
-What the reports leave open, and how it is read here:
+The reports leave some definitions open. This module reads them as follows:
 
 ``bird_species``
-    "Relative error" without a formula: 0.2397 %, with largest and mean absolute logit error
-    1.1065e-3 and 2.6918e-4 and cosine 0.9999974966. mean|d - r| / mean|r| fits: it makes mean|r|
-    0.112, as the printed top-5 probabilities want of a freshly initialised head. ‖d - r‖ / ‖r‖
-    would be the same within 1 % or so and cannot be told apart. The mean and the largest of
-    |d - r| / |r| by element are out: some of 1486 logits lie close to zero, and simulated heads
-    never gave less than 0.6 % and 10 %.
+    "Relative error" has no formula in the report. Its value is 0.2397 %, the largest and mean
+    absolute logit errors are 1.1065e-3 and 2.6918e-4, and the cosine is 0.9999974966. The formula
+    mean|d - r| / mean|r| fits: it gives mean|r| = 0.112, which agrees with the printed top-5
+    probabilities of a newly initialised head. ‖d - r‖ / ‖r‖ would give the same value within about
+    1 %. The mean and the largest element-wise |d - r| / |r| do not fit: some of the 1486 logits are
+    close to zero, and simulated heads always gave at least 0.6 % and 10 %.
 ``convnextv2_atto``
-    "Top-1/Top-5 identical" is taken as the same indices in the same order.
+    "Top-1/Top-5 identical" means the same indices in the same order.
 ``svhn``
-    "Largest deviation" is the largest absolute difference of the raw head outputs, although it
-    is held against a percentage: it equals the largest in the report's table by head (digit4,
-    2.04e-4), the report names the heads' outputs and no softmax, and a mean of half the largest
-    in every head is what raw outputs give; probabilities move in the few classes that compete.
-    "Classification agreement" asks that every head's argmax agrees.
+    "Largest deviation" is the largest absolute difference of the raw head outputs, although the
+    rule compares it with a percentage. It equals the largest value in the report's table of heads
+    (digit4, 2.04e-4). The report mentions the outputs of the heads and no softmax. In every head
+    the mean is half the largest value, which fits raw outputs. "Classification agreement" means
+    that the argmax of every head agrees.
 """
 
 import operator
@@ -35,40 +35,40 @@ RELATIONS = {"<": operator.lt, ">": operator.gt, "=": operator.eq}
 
 @dataclass(frozen=True)
 class Condition:
-    """``metric relation threshold``; ``metric`` is a key of ``metrics.compare``."""
+    """A condition ``metric relation threshold``; ``metric`` is a key of ``metrics.compare``."""
 
     metric: str
     relation: str
     threshold: float
 
     def judge(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Return metric read, value, relation, threshold and pass."""
+        """Return the metric that was read, its value, relation, threshold and pass."""
         metric = self.metric if self.metric in metrics else self.metric.removeprefix("prob_")
         if metric not in metrics:
-            raise ParityError(f"metrics have no {metric}, expected what metrics.compare returns")
+            raise ParityError(f"metrics have no {metric}, expected the keys of metrics.compare")
         value = metrics[metric]
         return {
             "metric": metric,
             "value": value,
             "relation": self.relation,
             "threshold": self.threshold,
-            # None is a figure that is not finite.
+            # A value of None is not finite.
             "pass": value is not None and bool(RELATIONS[self.relation](value, self.threshold)),
         }
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A rule in words and the conditions that must all hold."""
+    """A rule in words and its conditions. All conditions must hold."""
 
     rule: str
     conditions: tuple[Condition, ...]
 
     def judge(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Return rule, pass, every condition, and the figure that decided.
+        """Return rule, pass, all conditions, and the value that decided.
 
-        ``metric``, ``value``, ``relation`` and ``threshold`` are those of the first condition
-        that fails, or of the first where all hold.
+        ``metric``, ``value``, ``relation`` and ``threshold`` belong to the first condition that
+        fails. If all conditions hold, they belong to the first condition.
         """
         conditions = [condition.judge(metrics) for condition in self.conditions]
         deciding = next((c for c in conditions if not c["pass"]), conditions[0])
@@ -108,8 +108,8 @@ CRITERIA = {
 
 
 def evaluate(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Apply every published rule to one system's figures, as ``metrics.compare`` returns them.
+    """Apply every published rule to the result of ``metrics.compare``.
 
-    Raises ``ParityError`` where a rule's figure is missing.
+    Raises ``ParityError`` if a metric is missing.
     """
     return {name: criterion.judge(metrics) for name, criterion in CRITERIA.items()}

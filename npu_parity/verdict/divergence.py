@@ -1,4 +1,4 @@
-"""Where two runs of one program part: operator by operator, added up and each alone."""
+"""Where two runs of one program diverge: the error after each operator, and of each alone."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,25 +6,26 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # tables read what was found, and need no torch for it
+if TYPE_CHECKING:  # tables read results and do not need torch
     from npu_parity.verdict.recording import Call
 
-# What a backend calls an operator of its own that computes the same.
+# A backend's own operators, and the standard operators that compute the same.
 _OWN_NAMES = {"cudnn_batch_norm": "native_batch_norm", "miopen_batch_norm": "native_batch_norm"}
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far the results of one operator lie from the reference's, all errors before it included.
+    """The error of a run after one operator, including the errors of all operators before it.
 
-    Errors are relative L2 errors of the operator's first result, infinite where it holds NaN or
-    infinity; None where a run has no such operator, or its result holds no real numbers.
+    Errors are relative L2 errors of the operator's first result. An error is infinite if the result
+    contains NaN or infinity. It is None if a run has no such operator or the result is not
+    floating-point.
 
     Attributes:
-        index, module, operator: which, as the reference executes it.
-        float32: error of the reference itself, against float64.
+        index, module, operator: the operator in the order of the reference.
+        float32: error of the reference itself against float64.
         predicted: error of the emulated run.
-        measured: error of the device's own run.
+        measured: error of the run on the device.
         alone: largest error on the device with the reference's operands, as a share of its bound.
     """
 
@@ -37,7 +38,7 @@ class Step:
     alone: float | None
 
     def row(self) -> dict[str, Any]:
-        """Return what ``divergence.csv`` says of it, by column."""
+        """Return the row of ``divergence.csv``, by column."""
         return {
             "index": self.index,
             "module": self.module,
@@ -49,9 +50,11 @@ class Step:
         }
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Step":
-        """Read a row of ``divergence.csv`` back; an empty cell, NaN to pandas, is None."""
-        values = [None if isinstance(v, float) and math.isnan(v) else v for v in row.values()]
+    def from_row(cls, row: Mapping[Any, Any]) -> "Step":
+        """Read a row of ``divergence.csv``. An empty cell, which pandas reads as NaN, is None."""
+        values: list[Any] = [
+            None if isinstance(v, float) and math.isnan(v) else v for v in row.values()
+        ]
         index, module, operator, *errors = values
         return cls(int(index), module or "", operator, *errors)
 
@@ -63,15 +66,15 @@ def divergence(
     measured: Sequence["Call"] = (),
     alone: Mapping[int, float] | None = None,
 ) -> list[Step]:
-    """Follow runs of one program on one input, operator by operator of the reference.
+    """Compare runs of one program on one input, operator by operator.
 
-    Runs may execute other operators too, or lack some: equal ones are paired in order.
+    A run may execute additional operators or lack some. Equal operators are paired in order.
 
     Args:
-        reference: recorded in float32 (`recording.record`).
-        exact: the same in float64.
-        predicted: the same with the device's numerics emulated.
-        measured: of the port on the device; empty where nothing was measured.
+        reference: the reference, recorded in float32 (`recording.record`).
+        exact: the reference, recorded in float64.
+        predicted: the reference, recorded with the device's numerics emulated.
+        measured: the port, recorded on the device; empty if nothing was measured.
         alone: largest error of each operator as a share of its bound, by index (`operators`).
     """
     float64, emulated, device = (_paired(reference, run) for run in (exact, predicted, measured))
@@ -90,10 +93,10 @@ def divergence(
 
 
 def first_beyond(steps: Sequence[Step], envelope: float) -> Step | None:
-    """Return the first operator beyond its bound, else the first beyond the envelope.
+    """Return the first operator that exceeds its bound, or else the first beyond the envelope.
 
-    The envelope of an operator is `envelope` times the error predicted for it, or that of float32
-    itself where this is more.
+    The envelope of an operator is `envelope` times the larger of its predicted error and the error
+    of float32 itself.
     """
     for step in steps:
         if step.alone is not None and step.alone > 1:
@@ -106,9 +109,9 @@ def first_beyond(steps: Sequence[Step], envelope: float) -> Step | None:
 
 
 def _paired(reference: Sequence["Call"], other: Sequence["Call"]) -> dict[int, "Call"]:
-    """Return the call of the other run that stands for each of the reference's, by index."""
-    names = [[_kind(call) for call in calls] for calls in (reference, other)]
-    blocks = SequenceMatcher(None, *names, autojunk=False).get_matching_blocks()
+    """Return the matching call of the other run for each call of the reference, by index."""
+    ours, theirs = ([_kind(call) for call in calls] for calls in (reference, other))
+    blocks = SequenceMatcher(None, ours, theirs, autojunk=False).get_matching_blocks()
     return {
         reference[block.a + i].index: other[block.b + i]
         for block in blocks
@@ -116,16 +119,17 @@ def _paired(reference: Sequence["Call"], other: Sequence["Call"]) -> dict[int, "
     }
 
 
-def _kind(call: "Call") -> tuple:
+def _kind(call: "Call") -> tuple[str, tuple[int, ...] | None]:
     shape = None if call.first is None else tuple(call.first.shape)
     return _OWN_NAMES.get(call.name, call.name), shape
 
 
 def _error(expected: "Call | None", found: "Call | None") -> float | None:
     pair = [call.first for call in (expected, found) if call]
-    if len(pair) < 2 or not all(t is not None and t.is_floating_point() for t in pair):
+    real = [t.to("cpu").double() for t in pair if t is not None and t.is_floating_point()]
+    if len(real) < 2:
         return None
-    e, f = (t.to("cpu").double() for t in pair)
+    e, f = real
     error, size = (f - e).norm().item(), e.norm().item()
     if error == 0:
         return 0.0

@@ -1,7 +1,7 @@
-"""From what was found of a run to its verdict: one pure function, for files and for Python.
+"""From the evidence of a run to its verdict: one pure function for the workflow and for Python.
 
-The workflow reads a `Case` from the files of a run, `npu_parity.check` fills one with what it has
-in memory. Both get their verdict, their metrics and everything else from `judge`.
+The workflow reads a `Case` from the files of a run. `npu_parity.check` makes one in memory. Both
+get the verdict, the metrics and everything else from `judge`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,22 +22,22 @@ from npu_parity.verdict.questions import Runs
 
 @dataclass(frozen=True)
 class Case:
-    """Everything that a verdict follows from.
+    """All evidence that a verdict needs.
 
     Attributes:
-        runs: the outputs of the reference, the prediction and, where there is one, the device.
-        promised: the numerics that the device states.
-        names: of the inputs, one each.
+        runs: the outputs of the reference, of the prediction and, if measured, of the device.
+        promised: the numerics that the device promises.
+        names: one name for each input.
         task: classification, features or digits.
-        pretrained: whether the weights are trained; None where nobody knows.
-        differences: what `program.differences` found; None where question 1 was not asked.
-        operators: what `kernels.check_operators` found; None where question 2 was not asked.
-        probed: what `numerics.probing.probe` found on the device; None where it was not asked.
-        distances: of the measured outputs from the prediction of each format, see
-            `questions.distances`; empty where nothing was measured.
+        pretrained: whether the weights are trained; None if unknown.
+        differences: the result of `program.differences`; None if question 1 was not asked.
+        operators: the result of `kernels.check_operators`; None if question 2 was not asked.
+        probed: the result of `numerics.probing.probe` on the device; None if it did not run.
+        distances: distance of the measured outputs from the prediction of each format, see
+            `questions.distances`; empty if nothing was measured.
 
     Raises:
-        ParityError: there is not one name for each input.
+        ParityError: the number of names is not the number of inputs.
     """
 
     runs: Runs
@@ -60,15 +60,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `judge` says of a case.
+    """The result of `judge`.
 
     Attributes:
         verdict: PASS, FAIL or PREDICTED, and the answers to the four questions.
-        metrics: as `metrics.compare` returns them, of the measured outputs where there are any,
-            else of the predicted ones; empty where their shape is not the reference's.
-        explained: share of the measured difference that the predicted rounding accounts for;
-            None where nothing was measured or no rounding is predicted.
-        numerics_found: the format whose prediction lies nearest to the measured outputs.
+        metrics: the result of `metrics.compare` for the measured outputs, or for the predicted
+            outputs if nothing was measured; empty if their shape is not the reference's.
+        explained: the share of the measured difference that the predicted rounding explains;
+            None if nothing was measured or no rounding is predicted.
+        numerics_found: the format whose prediction is nearest to the measured outputs.
     """
 
     verdict: Verdict
@@ -77,7 +77,7 @@ class Judgement:
     numerics_found: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` says of it."""
+        """Return the judgement as ``metrics.json`` stores it."""
         found = self.verdict.to_dict() | self.metrics
         if self.verdict.word != "PREDICTED":
             found |= {"explained": self.explained, "numerics_found": self.numerics_found}
@@ -85,7 +85,7 @@ class Judgement:
 
 
 def judge(case: Case) -> Judgement:
-    """Answer the four questions of a case; nothing is read, run or changed.
+    """Answer the four questions of a case. It reads no file and runs no network.
 
     >>> outputs = np.array([[1.0, 2.0]], dtype=np.float32)
     >>> runs = Runs(outputs, outputs.astype(np.float64), outputs, measured=outputs)
@@ -119,7 +119,7 @@ def judge(case: Case) -> Judgement:
 def read_case(
     system: Path, reference: str, device: str, task: str, heads: Mapping[str, int] | None, run: str
 ) -> Case:
-    """Read a run of a system and everything that its verdict follows from.
+    """Read the evidence of one run of a system.
 
     Args:
         system: the folder ``results/SYSTEM``.
@@ -130,7 +130,7 @@ def read_case(
         run: ``measured`` or ``predicted``.
 
     Raises:
-        ParityError: a file is missing or damaged, or was computed from other weights or inputs.
+        ParityError: a file is missing or damaged, or comes from other weights or inputs.
     """
     measured = run == "measured"
     stated = evidence.read_json(system / device / run / "run.json")
@@ -162,7 +162,7 @@ def read_case(
 
 
 def output_files(system: Path, reference: str, device: str, run: str) -> dict[str, Path]:
-    """Return the arrays of outputs that a verdict follows from, by what they are to it."""
+    """Return the files of outputs that the verdict needs, by the names of `Runs`."""
     runs = {
         "reference": f"{reference}/measured",
         "exact": f"{reference}/exact",
@@ -174,7 +174,7 @@ def output_files(system: Path, reference: str, device: str, run: str) -> dict[st
 
 
 def _outputs(path: Path, expected: Mapping[str, str]) -> NDArray[Any]:
-    """Return a run's outputs, which must come from the expected weights and inputs."""
+    """Return a run's outputs; ParityError if they come from other weights or inputs."""
     run = evidence.read_json(path.with_name("run.json"))
     for kind in ("weights", "inputs"):
         if run["sha256"][kind] != expected[kind]:

@@ -1,7 +1,7 @@
-"""Question 2 of the verdict, "same kernels?": every operator on the device, against a bound.
+"""Question 2 of the verdict, "same kernels?": every operator on the device against its bound.
 
-Each recorded operator runs with the reference's operands, so that no error of an earlier one
-hides it or is blamed on it.
+Each recorded operator runs with the reference's operands. Thus the errors of earlier operators do
+not affect it.
 """
 
 import math
@@ -24,7 +24,7 @@ from npu_parity.verdict.recording import Call, tensors
 
 
 def execute(call: Call, target: torch.device) -> Any:
-    """Run a recorded operator on a device, with its recorded operands; these are not changed."""
+    """Run a recorded operator on a device with its recorded operands. It does not change them."""
     copy = call.func._schema.is_mutable
 
     def moved(value: Any) -> Any:
@@ -43,19 +43,19 @@ def check_operators(
     run: Callable[[Call, torch.device], Any] = execute,
     numerics: Numerics | None = None,
 ) -> list[OperatorResult]:
-    """Run each operator on a device and hold it against the float64 result and its bound.
+    """Run each operator on a device and compare its error against float64 with its bound.
 
     Args:
-        calls: recorded on the CPU (`npu_parity.verdict.recording.record`).
+        calls: operators recorded on the CPU (`npu_parity.verdict.recording.record`).
         device: its numerics set the bounds of convolutions and matrix products.
-        run: executes a call on the torch device and returns what the operator returns.
-        numerics: set the bounds instead of the device's, where `run` stands in for another device.
+        run: executes a call on the torch device and returns the result of the operator.
+        numerics: replace the device's numerics if `run` simulates another device.
 
     Returns:
         One result for each call, in order.
 
     Raises:
-        ParityError: the device is not here.
+        ParityError: the device is not available.
     """
     numerics = numerics or device.numerics
     with device.configured() as target:
@@ -71,8 +71,12 @@ def check_operators(
         ]
 
 
-def _held(call: Call, numerics: Numerics, run: Callable[[], Any]) -> tuple:
-    """Return largest and mean error, whether it passed, the worst index and a note."""
+# Largest and mean error, whether it passed, the worst index and a note.
+_Held = tuple[float, float, bool | None, tuple[int, ...], str]
+
+
+def _held(call: Call, numerics: Numerics, run: Callable[[], Any]) -> _Held:
+    """Run one operator and compare its error with its bound."""
     nothing = math.nan, math.nan, None, ()
     if not any(tensor.numel() for tensor in tensors(call.result)):
         return *nothing, "no values to compare"
@@ -95,7 +99,7 @@ def _held(call: Call, numerics: Numerics, run: Callable[[], Any]) -> tuple:
         shares.append((exact, value, exact.share(value)))
     judged = _worst(shares)
     if judged[2] and call.name in PRODUCTS and _terms(call) > 1:
-        # Coarse operands allow for a coarse result, but sums in float32 use all of its bits.
+        # The bound of coarse operands is wide. But a sum in float32 uses all mantissa bits.
         stored = coarsened(call.result.numpy(), found[0].numpy(force=True))
         if stored:
             return *failed, f"results {stored}"
@@ -103,24 +107,23 @@ def _held(call: Call, numerics: Numerics, run: Callable[[], Any]) -> tuple:
 
 
 def _terms(call: Call) -> int:
-    """Return how many products each element of a convolution or matrix product adds up."""
-    second = call.arguments[PRODUCTS[call.name][1]]
+    """Return the number of products in each element of a convolution or matrix product."""
+    second: Tensor = call.arguments[PRODUCTS[call.name][1]]
     if call.name.endswith("convolution"):
         return second[0].numel()
     return second.shape[-2 if second.dim() > 1 else 0]
 
 
-def _worst(shares: list[tuple[Expected, Tensor, Tensor]]) -> tuple:
+def _worst(shares: list[tuple[Expected, Tensor, Tensor]]) -> _Held:
     largest = max(float(share.max()) for _, _, share in shares if share.numel())
     mean = float(torch.cat([share.flatten() for _, _, share in shares]).mean())
     if largest == 0:
         return 0.0, 0.0, True, (), ""
     exact, value, share = next(s for s in shares if s[2].numel() and float(s[2].max()) == largest)
-    worst = torch.unravel_index(share.argmax(), share.shape)
-    worst = tuple(int(i) for i in worst)
+    worst = tuple(int(i) for i in torch.unravel_index(share.argmax(), share.shape))
     if largest <= 1:
         return largest, mean, True, worst, ""
-    note = f"{value[worst]:.9g} where {exact.exact[worst]:.9g} is exact, at {list(worst)}"
+    note = f"found {value[worst]:.9g} at {list(worst)}, exact {exact.exact[worst]:.9g}"
     return largest, mean, False, worst, "; ".join(filter(None, (note, exact.note)))
 
 

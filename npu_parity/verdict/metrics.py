@@ -1,22 +1,23 @@
-"""How far a device's outputs lie from the reference's: one dictionary of figures.
+"""The difference between a device's outputs and the reference's: one dictionary of metrics.
 
-``compare`` returns what ``metrics.json`` holds. Everything is computed in float64, whatever the
-outputs' precision. JSON knows no NaN and no infinity: a figure that is not finite is ``None``.
+``compare`` returns the metrics of ``metrics.json``. It computes everything in float64. JSON has no
+NaN and no infinity, so a metric that is not finite is ``None``.
 
-With reference r and device d, over all inputs and columns unless the name says otherwise:
+r is the reference, d the device. Metrics cover all inputs and columns, unless stated otherwise:
 
-- ``max_abs_error``, ``mean_abs_error``: of |d - r|, in the outputs' unit
-- ``max_relative_error``: largest |d - r| / |r|, the componentwise relative error, and
-  ``l2_error``, ``relative_l2_error``: ‖d - r‖₂ and ‖d - r‖₂ / ‖r‖₂, the normwise one (Higham,
+- ``max_abs_error``, ``mean_abs_error``: largest and mean |d - r|, in the unit of the outputs
+- ``max_relative_error``: largest |d - r| / |r|, the componentwise relative error
+- ``l2_error``, ``relative_l2_error``: ‖d - r‖₂ and ‖d - r‖₂ / ‖r‖₂, the normwise error (Higham,
   *Accuracy and Stability of Numerical Algorithms*, section 1.2); ``relative_l2_error_max`` is the
   largest over inputs
 - ``mean_relative_error``: mean|d - r| / mean|r|
-- ``cosine_similarity``, ``one_minus_cosine``: mean over inputs; ``_min``, ``_max`` the worst input
-- ``prob_*``: the same of softmax probabilities
-- ``top1_match``, ``top5_overlap``, ``top5_same_order``: shares; top-k of fewer than five columns
-  takes all of them
-- ``margin``: the reference's largest value minus its second largest
-- ``distinct_top1``: how many classes the reference puts first
+- ``cosine_similarity``, ``one_minus_cosine``: mean over inputs; ``_min`` and ``_max`` are the worst
+  input
+- ``prob_*``: the same metrics of softmax probabilities
+- ``top1_match``, ``top5_overlap``, ``top5_same_order``: shares; with fewer than five columns, top-5
+  uses all of them
+- ``margin``: the largest value of the reference minus its second largest
+- ``distinct_top1``: the number of different top-1 classes of the reference
 """
 
 from collections.abc import Mapping
@@ -33,9 +34,30 @@ DIGITS = ("digit1", "digit2", "digit3", "digit4", "digit5")
 MANY = Threshold(
     32,
     question=3,
-    decides="values and more are asked whether they use fewer mantissa bits than the reference's",
-    reason="As many end in a zero bit by chance once in 2^32.",
+    decides="An array is checked for missing mantissa bits if it has at least this many values.",
+    reason="If mantissa bits are random, 32 values all end in a zero bit only once in 2^32.",
 )
+# The name of each metric in tables, in order. {} is empty, or prob_ for probabilities.
+FIGURES = {
+    "{}max_abs_error": "max abs error",
+    "{}mean_abs_error": "mean abs error",
+    "{}l2_error": "L2 error",
+    "{}relative_l2_error": "relative L2 error",
+    "{}relative_l2_error_max": "relative L2 error, worst input",
+    "{}mean_relative_error": "mean relative error",
+    "{}max_relative_error": "largest relative error",
+    "{}cosine_similarity": "cosine similarity",
+    "{}cosine_similarity_min": "cosine similarity, worst input",
+    "{}one_minus_cosine": "1 − cosine",
+    "top1_match": "top-1 match",
+    "top5_overlap": "top-5 overlap",
+    "top5_same_order": "top-5 in the same order",
+    "digits_match": "same answer",
+    "margin_min": "smallest top-1 margin of the reference",
+    "distinct_top1": "distinct top-1 classes",
+}
+# The metrics that are shares of 1.
+SHARES = frozenset({"top1_match", "top5_overlap", "top5_same_order", "digits_match"})
 SYMBOLS = "0123456789_"  # class 10 is blank
 
 Floats = NDArray[np.float64]
@@ -47,38 +69,29 @@ def compare(
     task: str = "classification",
     heads: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Measure ``device`` against ``reference``.
+    """Compare ``device`` with ``reference``.
 
-    Parameters
-    ----------
-    reference, device
-        Floating-point arrays of shape (inputs, columns), normally float32.
-    task
-        ``classification``: logits, the error figures also on softmax probabilities (``prob_``).
-        ``features``: no probabilities. ``digits``: classification heads that spell a number.
-    heads
-        Ordered widths of the heads; they add up to ``columns``. Softmax and top-k are taken in
-        each head; ``None`` is one head.
+    Args:
+        reference, device: floating-point arrays of shape (inputs, columns), normally float32.
+        task: ``classification`` (logits; metrics of softmax probabilities are added as ``prob_``),
+            ``features`` (no probabilities) or ``digits`` (classification heads that spell a
+            number).
+        heads: widths of the heads, in order; their sum is the number of columns. Softmax and top-k
+            are computed in each head. ``None`` means one head.
 
     Returns:
-    -------
-    dict
-        Flat figures over all columns, ``heads`` (the same figures by head, where heads are
-        given) and ``per_input`` (one dictionary an input). Shares are fractions of 1. With
-        several heads ``top1_match`` and ``top5_same_order`` are the share of inputs on which
-        every head agrees, ``top5_overlap`` is the mean and ``margin`` the smallest over heads,
+        Metrics over all columns, ``heads`` (the same metrics for each head, if heads are given) and
+        ``per_input`` (one dictionary for each input). Shares are fractions of 1. With several heads
+        ``top1_match`` and ``top5_same_order`` are the share of inputs on which all heads agree,
+        ``top5_overlap`` is the mean over heads, ``margin`` is the smallest over heads, and
         ``distinct_top1`` counts combinations.
 
-        Relative figures take 0/0 as 0: a feature that is zero on both sides is no error. The
-        cosine of a zero vector is ``None``. An input with NaN or infinity on either side is a
-        mismatch, and every figure that includes it is ``None``.
+        A relative error of 0/0 is 0. The cosine of a zero vector is ``None``. An input with NaN or
+        infinity on either side is a mismatch, and every metric that includes it is ``None``.
 
     Raises:
-    ------
-    ParityError
-        Shapes differ, are empty or not two-dimensional; values are not floating-point; the
-        widths do not add up; the task is unknown, or ``digits`` without its heads.
-
+        ParityError: shapes differ, are empty or not two-dimensional; values are not floating-point;
+            the widths do not add up; the task is unknown, or ``digits`` has no heads.
     """
     reference, device = _outputs("reference", reference), _outputs("device", device)
     if reference.shape != device.shape:
@@ -91,11 +104,11 @@ def compare(
         raise ParityError("task digits has no heads, expected length and digit1 to digit5")
 
     columns = _columns(heads or {"": reference.shape[1]}, reference.shape[1])
-    with np.errstate(all="ignore"):  # what is not finite is reported as None
+    with np.errstate(all="ignore"):  # values that are not finite become None
         figures, rows = _figures(reference, device, task, list(columns.values()))
-        if task == "digits":
-            figures["digits_match"] = _decode(reference, device, heads, rows)
         if heads:
+            if task == "digits":
+                figures["digits_match"] = _decode(reference, device, heads, rows)
             figures["heads"] = {
                 name: _figures(reference[:, c], device[:, c], task, [slice(None)])[0]
                 for name, c in columns.items()
@@ -107,40 +120,42 @@ def compare(
 
 
 def worst_input(figures: Mapping[str, Any]) -> int:
-    """Return the number of the input with the largest relative L2 error, of what `compare` found.
+    """Return the number of the input with the largest relative L2 error in a result of `compare`.
 
-    One that is not finite counts as largest; of equal ones the first is taken.
+    A value that is not finite counts as the largest. The first input is returned if several are
+    equal or if nothing was compared.
     """
-    errors = [one["relative_l2_error"] for one in figures["per_input"]]
-    return int(np.argmax([np.inf if error is None else error for error in errors]))
+    errors = [one["relative_l2_error"] for one in figures.get("per_input", ())]
+    return int(np.argmax([np.inf if error is None else error for error in errors or [0.0]]))
 
 
 def softmax(logits: ArrayLike) -> Floats:
-    """Softmax over the last axis in float64, shifted by the maximum so that it cannot overflow."""
-    powers = np.exp(_shifted(logits))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    """Return softmax over the last axis in float64, shifted by the maximum against overflow."""
+    powers: Floats = np.exp(_shifted(logits))
+    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
 
 
 def l2(values: ArrayLike) -> float:
-    """Return ‖values‖₂ over all axes in float64, from sums in NumPy's own fixed order.
+    """Return ‖values‖₂ over all axes in float64, with NumPy's fixed order of summation.
 
-    ``numpy.linalg.norm`` leaves the sum to BLAS, whose kernels differ from machine to machine.
+    ``numpy.linalg.norm`` uses BLAS, whose kernels differ from machine to machine.
     """
     return float(np.sqrt(np.sum(np.square(np.asarray(values, dtype=np.float64)))))
 
 
 def top_k(values: ArrayLike, k: int) -> NDArray[np.intp]:
-    """Return the indices of the k largest values of the last axis; ties: the lower index first."""
+    """Return the indices of the k largest values of the last axis; in a tie, the lower first."""
     return np.argsort(-np.asarray(values), axis=-1, kind="stable")[..., :k]
 
 
 def decode_digits(outputs: ArrayLike, heads: Mapping[str, int]) -> list[str]:
     """Spell the house number in each row of SVHN outputs.
 
-    ``outputs`` has shape (inputs, columns). Head ``length`` says how many of ``digit1`` to
-    ``digit5`` count (at most 5); class 10 is blank, shown as ``_``.
+    ``outputs`` has shape (inputs, columns). Head ``length`` gives the number of valid heads among
+    ``digit1`` to ``digit5`` (at most 5). Class 10 is blank, shown as ``_``.
 
-    Raises ``ParityError`` where a head is missing or a digit head is not 11 wide.
+    Raises ``ParityError`` if a head is missing or a digit head does not have width 11.
     """
     outputs = _outputs("digit", outputs)
     for name in DIGITS:
@@ -158,10 +173,10 @@ def decode_digits(outputs: ArrayLike, heads: Mapping[str, int]) -> list[str]:
 
 
 def mantissa_bits(values: ArrayLike) -> int:
-    """Return how many explicit mantissa bits of float32 any of the values makes use of, 0 to 23.
+    """Return how many explicit mantissa bits of float32 the values use together, 0 to 23.
 
-    float32 results of sums use all 23; values that were stored as float16 or bfloat16 on their
-    way use at most 10 or 7. NaN and infinities are left out.
+    float32 results of sums use all 23 bits. Values that were once stored as float16 or bfloat16 use
+    at most 10 or 7 bits. NaN and infinities are ignored.
     """
     array = np.ascontiguousarray(values, dtype=np.float32)
     used = int(np.bitwise_or.reduce(array[np.isfinite(array)].view(np.uint32), initial=0))
@@ -170,21 +185,21 @@ def mantissa_bits(values: ArrayLike) -> int:
 
 
 def coarsened(reference: ArrayLike, values: ArrayLike) -> str | None:
-    """Return a finding where `MANY` values use fewer mantissa bits than the reference's do."""
+    """Return a finding if `MANY` or more values use fewer mantissa bits than the reference."""
     if np.size(values) < MANY:
         return None
     bits, expected = mantissa_bits(values), mantissa_bits(reference)
     if bits >= expected:
         return None
-    return f"carry {bits} mantissa bits where the reference's carry {expected}"
+    return f"use {bits} mantissa bits where the reference uses {expected}"
 
 
 def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -> float | None:
-    """Return the share of the measured difference that the prediction accounts for.
+    """Return the share of the measured difference that the prediction explains.
 
-    1 - ‖measured - predicted‖² / ‖measured - reference‖², the coefficient of determination; 1
-    is a perfect prediction, below 0 it is worse than none. ``None`` where nothing differs or a
-    value is not finite. The arrays have one shape, else ``ParityError``.
+    This is the coefficient of determination, 1 - ‖measured - predicted‖² / ‖measured - reference‖².
+    1 is a perfect prediction. A value below 0 is worse than no prediction. The result is ``None``
+    if nothing differs or a value is not finite. The shapes must be equal, else ``ParityError``.
     """
     m, p, r = (np.asarray(a, dtype=np.float64) for a in (measured, predicted, reference))
     if not m.shape == p.shape == r.shape:
@@ -210,7 +225,7 @@ def _outputs(name: str, values: ArrayLike) -> NDArray[np.floating]:
 
 
 def _columns(heads: Mapping[str, int], width: int) -> dict[str, slice]:
-    """Where each head lies in the columns."""
+    """Return the columns of each head."""
     if min(heads.values()) < 1 or sum(heads.values()) != width:
         raise ParityError(
             f"heads {dict(heads)} add up to {sum(heads.values())} columns, expected {width}, "
@@ -221,20 +236,20 @@ def _columns(heads: Mapping[str, int], width: int) -> dict[str, slice]:
 
 
 def _figures(
-    reference: NDArray, device: NDArray, task: str, heads: list[slice]
-) -> tuple[dict[str, Any], dict[str, list]]:
-    """Return the flat figures, and those by input as one list each."""
+    reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice]
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Return the metrics over all inputs, and one list per metric with its value for each input."""
     r, d = _finite_rows(reference), _finite_rows(device)
     finite = ~np.isnan(r + d).any(axis=1)
     classifier = task != "features"
 
-    figures, rows = _errors(r, d, _ratio(np.abs(d - r), np.abs(r)))
+    figures, by_input = _errors(r, d, _ratio(np.abs(d - r), np.abs(r)))
     if classifier:
         p, q = (np.hstack([softmax(a[:, h]) for h in heads]) for a in (r, d))
         # |q - p| / p from log-probabilities, because p may underflow.
         log_ratio = [_log_softmax(d[:, h]) - _log_softmax(r[:, h]) for h in heads]
         of_probabilities = _errors(p, q, np.abs(np.expm1(np.hstack(log_ratio))))
-        for ours, theirs in zip((figures, rows), of_probabilities, strict=True):
+        for ours, theirs in zip((figures, by_input), of_probabilities, strict=True):
             ours |= {f"prob_{key}": value for key, value in theirs.items()}
 
     rankings = [_ranking(r[:, h], d[:, h]) for h in heads]
@@ -248,9 +263,9 @@ def _figures(
         "top5_same_order": same_order.mean(),
         "margin_min": margin.min(),
     }
-    rows |= {"margin": margin}
+    by_input["margin"] = margin
     figures = {key: _number(value) for key, value in figures.items()}
-    rows = {key: [_number(value) for value in values] for key, values in rows.items()}
+    rows: dict[str, list[Any]] = {k: [_number(v) for v in vs] for k, vs in by_input.items()}
     rows["top1_match"] = top1.tolist()
     if len(heads) == 1:
         for side, values in (("reference", r), ("device", d)):
@@ -263,17 +278,17 @@ def _figures(
         "inputs": len(r),
         "columns": r.shape[1],
         "finite": bool(finite.all()),
-        # Equal bits of two NaNs are not agreement.
+        # Two NaNs with equal bits do not agree.
         "bitwise_equal": bool(finite.all()) and reference.tobytes() == device.tobytes(),
         "distinct_top1": len(np.unique(classes[~np.isnan(r).any(axis=1)], axis=0)),
     }
     return counts | figures, rows
 
 
-def _finite_rows(values: NDArray) -> Floats:
-    """Return float64 values in which an input that is not wholly finite is NaN throughout.
+def _finite_rows(values: NDArray[Any]) -> Floats:
+    """Return the values in float64, with NaN in all columns of an input that is not finite.
 
-    Softmax would turn -inf into an innocent 0.
+    Otherwise softmax would turn -inf into 0.
     """
     values = values.astype(np.float64)
     values[~np.isfinite(values).all(axis=1)] = np.nan
@@ -281,7 +296,7 @@ def _finite_rows(values: NDArray) -> Floats:
 
 
 def _errors(r: Floats, d: Floats, relative: Floats) -> tuple[dict[str, Any], dict[str, Floats]]:
-    """Return the error figures over all and by input; ``relative`` is |d - r| / |r| by element."""
+    """Return the error metrics over all inputs and by input; ``relative`` is |d - r| / |r|."""
     error = np.abs(d - r)
     one_minus_cosine = _one_minus_cosine(r, d)
     relative_l2 = _ratio(_norm(error), _norm(r))[:, 0]
@@ -308,15 +323,16 @@ def _errors(r: Floats, d: Floats, relative: Floats) -> tuple[dict[str, Any], dic
 
 
 def _one_minus_cosine(r: Floats, d: Floats) -> Floats:
-    """1 - cos of each row as ½‖u - v‖² of unit vectors, by the law of cosines.
+    """Return 1 - cos of each row, computed as ½‖u - v‖² of unit vectors (law of cosines).
 
-    1 minus a rounded cosine knows nothing below 1e-16; here rounding costs about 1e-32.
+    1 minus a rounded cosine cannot resolve values below 1e-16. This formula resolves about 1e-32.
     """
-    return 0.5 * np.sum((d / _norm(d) - r / _norm(r)) ** 2, axis=1)
+    squares: Floats = np.sum((d / _norm(d) - r / _norm(r)) ** 2, axis=1)
+    return 0.5 * squares
 
 
-def _ranking(r: Floats, d: Floats) -> dict[str, NDArray]:
-    """Compare the top five (or all, of fewer columns) of one head, input by input."""
+def _ranking(r: Floats, d: Floats) -> dict[str, NDArray[Any]]:
+    """Compare the top five columns of one head (all if fewer), input by input."""
     k = min(5, r.shape[1])
     reference, device = top_k(r, k), top_k(d, k)
     same = reference == device
@@ -331,8 +347,13 @@ def _ranking(r: Floats, d: Floats) -> dict[str, NDArray]:
     }
 
 
-def _decode(reference: NDArray, device: NDArray, heads: Mapping[str, int], rows: dict) -> float:
-    """Add both sides' answers to the rows and return the share that agrees."""
+def _decode(
+    reference: NDArray[Any],
+    device: NDArray[Any],
+    heads: Mapping[str, int],
+    rows: dict[str, list[Any]],
+) -> float:
+    """Add the decoded answers of both sides to the rows and return the share that agrees."""
     for side, outputs in (("reference", reference), ("device", device)):
         rows[f"{side}_answer"] = [
             answer if np.isfinite(row).all() else None
@@ -343,17 +364,20 @@ def _decode(reference: NDArray, device: NDArray, heads: Mapping[str, int], rows:
 
 
 def _shifted(logits: ArrayLike) -> Floats:
-    logits = np.asarray(logits, dtype=np.float64)
-    return logits - logits.max(axis=-1, keepdims=True)
+    values = np.asarray(logits, dtype=np.float64)
+    shifted: Floats = values - values.max(axis=-1, keepdims=True)
+    return shifted
 
 
 def _log_softmax(logits: ArrayLike) -> Floats:
     shifted = _shifted(logits)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    logarithms: Floats = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted - logarithms
 
 
 def _norm(values: Floats) -> Floats:
-    return np.linalg.norm(values, axis=1, keepdims=True)
+    norms: Floats = np.linalg.norm(values, axis=1, keepdims=True)
+    return norms
 
 
 def _ratio(error: ArrayLike, size: ArrayLike) -> Floats:

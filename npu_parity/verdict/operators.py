@@ -1,4 +1,4 @@
-"""What question 2 found of each operator; a row of ``operators.csv``."""
+"""The result of question 2 for each operator: a row of ``operators.csv``."""
 
 import csv
 import math
@@ -16,15 +16,15 @@ COLUMNS = (  # of operators.csv
 
 @dataclass(frozen=True)
 class OperatorResult:
-    """How one operator's result on the device compares with its bound.
+    """The error of one operator on the device, compared with its bound.
 
     Attributes:
-        shapes: of the tensor operands, e.g. ``1x3x224x224 64x3x7x7``.
-        largest_error, mean_error: over all elements, as a share of each element's bound; NaN
-            where nothing was compared.
-        passed: None where nothing was compared: no bound is known, or there are no values.
-        worst: index of the worst element in its tensor; empty where all elements are equal.
-        note: why it did not pass.
+        shapes: shapes of the tensor operands, e.g. ``1x3x224x224 64x3x7x7``.
+        largest_error, mean_error: over all elements, as a share of each element's bound; NaN if
+            nothing was compared.
+        passed: None if nothing was compared, because no bound is known or there are no values.
+        worst: index of the worst element in its tensor; empty if all elements are equal.
+        note: why the operator did not pass.
     """
 
     index: int
@@ -38,7 +38,7 @@ class OperatorResult:
     note: str
 
     def row(self) -> dict[str, Any]:
-        """Return what ``operators.csv`` says of it, by column."""
+        """Return the row of ``operators.csv``, by column."""
         result = {True: "PASS", False: "FAIL", None: ""}[self.passed]
         named = (self.index, self.module, self.operator, self.shapes)
         values = (*named, self.largest_error, self.mean_error, result, self.note)
@@ -52,7 +52,7 @@ class OperatorResult:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "OperatorResult":
-        """Read a row of ``operators.csv`` back; it does not say which element is the worst."""
+        """Read a row of ``operators.csv``. The row does not contain the worst element."""
         return cls(
             index=int(row["index"]),
             module=row["module"],
@@ -67,5 +67,5 @@ class OperatorResult:
 
 
 def without_bound(results: Iterable[OperatorResult]) -> list[str]:
-    """Return the operators that were not checked because no bound is known for them, each once."""
+    """Return the names of the operators that have no known bound, each once."""
     return sorted({r.operator for r in results if r.passed is None and r.note.startswith(NO_BOUND)})

@@ -1,7 +1,7 @@
 """Question 1 of the verdict, "same program?": weights, settings and the sequence of operators.
 
-Names of classes and modules do not count: two networks that carry the same tensors through the
-same operators are the same program, however they are written down.
+Names of classes and modules do not count. Two networks are the same program if they pass the same
+tensors through the same operators.
 """
 
 import copy
@@ -16,34 +16,34 @@ from torch import Tensor, nn
 
 from npu_parity.verdict.recording import Call, record, tensors
 
-# Arguments of operators, and settings of layers, that an inference's results do not depend on.
+# Arguments of operators and settings of layers that do not change the results of inference.
 _IDLE_ARGUMENTS = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "momentum"}
 _IDLE_SETTINGS = {
     *("momentum", "track_running_stats", "affine", "elementwise_affine", "inplace", "p", "name")
 }
-# Operators that hand on every value: whether they are needed depends on memory layouts.
+# Operators that return their input unchanged. Memory layouts decide whether they run.
 _HANDING_ON = {"clone", "detach", "alias", "contiguous", "lift", "lift_fresh"}
 _OTHER_NAMES = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
 
-# A sentence, and before it what it is about, so that nothing is told twice: the name of a tensor,
-# or module and setting.
+# A subject and a sentence about it. The subject is a tensor's name, or a module and a setting. It
+# prevents two findings about the same thing.
 Found = Iterator[tuple[str | tuple[str, str], str]]
 
 
 def differences(reference: nn.Module, ported: nn.Module, *inputs: Any) -> list[str]:
-    """Return how a ported network differs as a program; an empty list means it is the same.
+    """Return how a ported network differs as a program. An empty list means the same program.
 
-    Both are recorded on the CPU, where the same code executes the same operators; backends have
-    their own. Operands that no operator computed (inputs, weights, constants) are compared bit
-    by bit, all others by the operator that they come from.
+    Both networks are recorded on the CPU, because other backends execute their own operators.
+    Operands that no operator computed (inputs, weights, constants) must have equal bits. All other
+    operands must come from the same operator.
 
     Args:
-        reference, ported: on any device; neither is changed.
-        inputs: what both are called with; on the CPU.
+        reference, ported: networks on any device; neither is changed.
+        inputs: arguments of both networks; on the CPU.
 
     Returns:
-        One sentence a difference, the most telling first: tensors that do not fit, training
-        mode, operators, settings, values of tensors.
+        One sentence for each difference, in this order: tensors with another name, shape or type,
+        training mode, operators, settings, values of tensors.
     """
     reference, ported = _on_cpu(reference), _on_cpu(ported)
     structure = dict(_structure(reference, ported))
@@ -52,7 +52,7 @@ def differences(reference: nn.Module, ported: nn.Module, *inputs: Any) -> list[s
     expected = _steps(record(reference, *inputs), reference)
     try:
         found = _steps(record(ported, *inputs), ported)
-    except Exception as error:  # whatever a stranger's network may raise
+    except Exception as error:  # a user's network may raise anything
         reason = f"the ported network does not run: {type(error).__name__}: {error}"
         return [*first, reason, *values.values()]
     known = structure.keys() | values.keys()
@@ -94,7 +94,10 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def _structure(reference: nn.Module, ported: nn.Module) -> Found:
-    """Tell names, shapes and types that do not fit; a tensor may go by another name."""
+    """Report tensors whose shape or type differs, or that are missing or new.
+
+    A tensor with equal bits may have another name.
+    """
     expected, found = _state(reference), _state(ported)
     extra = {name: t for name, t in found.items() if name not in expected}
     for name, tensor in expected.items():
@@ -130,7 +133,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _modes(reference: nn.Module, ported: nn.Module) -> Found:
-    """Tell training flags that differ, of a module and not again of those inside it."""
+    """Report training flags that differ, once for a module and the modules inside it."""
     expected = dict(reference.named_modules())
     told: list[str] = []
     for path, module in ported.named_modules():
@@ -144,7 +147,7 @@ def _modes(reference: nn.Module, ported: nn.Module) -> Found:
 
 
 def _settings(reference: nn.Module, ported: nn.Module) -> Found:
-    """Tell settings that layers of the same path declare (`__constants__`) and that differ."""
+    """Report settings (`__constants__`) that differ between layers of the same path."""
     expected = dict(reference.named_modules())
     for path, module in ported.named_modules():
         other = expected.get(path)
@@ -160,7 +163,7 @@ def _settings(reference: nn.Module, ported: nn.Module) -> Found:
 
 
 def _same_setting(a: Any, b: Any) -> bool:
-    """Whether two settings mean the same, as 3 and (3, 3) do, or only operators can tell."""
+    """Return whether two settings are equal, like 3 and (3, 3), or cannot be compared here."""
     a, b = (list(v) if isinstance(v, list | tuple) else [v] for v in (a, b))
     if len(a) != len(b):
         a, b = (v * max(len(a), len(b)) if len(v) == 1 else v for v in (a, b))
@@ -174,7 +177,7 @@ def _same_setting(a: Any, b: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Operand:
-    """A tensor that a step takes."""
+    """A tensor operand of a step."""
 
     tensor: Tensor
     source: tuple[int, int] | None  # the step, and which of its results; None: none computed it
@@ -186,7 +189,7 @@ class _Operand:
 
 @dataclass(frozen=True)
 class _Step:
-    """One operator that computes something."""
+    """One operator that computes a result."""
 
     module: str
     name: str
@@ -198,7 +201,7 @@ class _Step:
 
 
 def _restrides(call: Call) -> bool:
-    """Whether an operator only lays the same values out anew, as pooling of channels_last does."""
+    """Return whether an operator only changes the memory layout, like pooling in channels_last."""
     if call.name != "as_strided":
         return False
     before, after = call.arguments["self"], call.result
@@ -206,11 +209,11 @@ def _restrides(call: Call) -> bool:
 
 
 def _steps(calls: list[Call], model: nn.Module) -> list[_Step]:
-    """Find out where each operand comes from, and leave out what only hands values on."""
+    """Find the source of each operand. Leave out operators that return their input unchanged."""
     named = chain(model.named_parameters(), model.named_buffers())
     names = {_memory(tensor): name for name, tensor in named}
     steps: list[_Step] = []
-    made: dict[tuple, tuple[int, int]] = {}  # by tensor
+    made: dict[tuple[Any, ...], tuple[int, int]] = {}  # by tensor
     written: dict[int, tuple[int, int]] = {}  # by memory, where an operator wrote to part of it
 
     def operand(value: Any) -> Any:
@@ -241,13 +244,13 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _key(tensor: Tensor) -> tuple:
+def _key(tensor: Tensor) -> tuple[Any, ...]:
     return _memory(tensor), tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
 def _flat(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Name each tensor of a list, and leave out what does not matter."""
-    flat = {}
+    """Name each tensor of a list, and leave out arguments that do not change the result."""
+    flat: dict[str, Any] = {}
     for name, value in arguments.items():
         if isinstance(value, list | tuple) and tensors(value):
             flat |= {f"{name}[{i}]": v for i, v in enumerate(value)}
@@ -257,23 +260,23 @@ def _flat(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operators(expected: list[_Step], found: list[_Step]) -> Found:
-    """Tell operators that are missing or new, then arguments that differ."""
+    """Report operators that are missing or new, then arguments that differ."""
     matcher = SequenceMatcher(
         None, [step.name for step in expected], [step.name for step in found], autojunk=False
     )
     pairs: list[tuple[_Step, _Step]] = []
     for tag, i, i_end, j, j_end in matcher.get_opcodes():
-        theirs, ours = expected[i:i_end], found[j:j_end]
-        both = list(zip(theirs, ours, strict=False))
+        wanted, had = expected[i:i_end], found[j:j_end]
+        both = list(zip(wanted, had, strict=False))
         if tag == "equal":
             pairs += both
             continue
-        for a, b in both:
-            yield (b.module, b.name), f"{b} where the reference has {a}, {_place(b.module)}"
-        for a in theirs[len(both) :]:
-            yield (a.module, a.name), f"{a} of the reference is missing, {_place(a.module)}"
-        for b in ours[len(both) :]:
-            yield (b.module, b.name), f"{b}, which the reference does not have, {_place(b.module)}"
+        for w, h in both:
+            yield (h.module, h.name), f"{h} where the reference has {w}, {_place(h.module)}"
+        for w in wanted[len(both) :]:
+            yield (w.module, w.name), f"{w} of the reference is missing, {_place(w.module)}"
+        for h in had[len(both) :]:
+            yield (h.module, h.name), f"{h}, which the reference does not have, {_place(h.module)}"
     aligned = len(pairs) == len(expected) == len(found)
     reshaped = False
     for theirs, ours in pairs:

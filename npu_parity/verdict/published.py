@@ -1,4 +1,4 @@
-"""The figures that published reports printed for real Ascend NPUs."""
+"""The figures of published reports on real Ascend NPUs."""
 
 from functools import cache
 from typing import Any
@@ -10,7 +10,7 @@ from npu_parity.evidence.files import PACKAGE
 
 @cache
 def figures() -> dict[str, Any]:
-    """Return what the reports printed, by the name of the report (``data/published.yaml``)."""
+    """Return the figures of all reports, by the name of the report (``data/published.yaml``)."""
     text = (PACKAGE / "data/published.yaml").read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.safe_load(text)
     return found

@@ -1,4 +1,4 @@
-"""The four questions of the verdict, each a pure function, and the thresholds of the last two.
+"""The four questions of the verdict, each a pure function, and the thresholds of 3 and 4.
 
 1. *Same program?* Weights, buffers, attributes, inputs and the sequence of operators are equal.
 2. *Same kernels?* Each operator computes on the reference's operands. Its error stays within a
@@ -7,7 +7,7 @@
    predict.
 4. *Enough evidence?* How much a PASS proves on these inputs and weights. It never decides.
 
-A finding is one line of text that speaks against a yes. The first finding is the most telling.
+A finding is one line of text that gives a reason for "no". The first finding is the most important.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,34 +27,37 @@ from npu_parity.verdict.thresholds import Threshold
 ENVELOPE = Threshold(
     4.0,
     question=3,
-    decides="times the predicted relative L2 error, or that of float32 itself, is allowed",
-    reason="A device adds in another order and fuses operators. Either moves the error of a "
-    "network by less than its own size; 4 leaves room for both.",
+    decides="An output passes if its relative L2 error is at most this many times the predicted "
+    "error. If the error of float32 itself is larger, it replaces the predicted error.",
+    reason="A device adds in another order and fuses operators. Each effect changes the error of "
+    "a network by less than the error itself. 4 leaves room for both.",
 )
 FLIP = Threshold(
     2.0,
     question=3,
-    decides="times the predicted largest error: the margin below which a top-1 flip is allowed",
-    reason="Two classes change places where they move towards each other by their margin, each "
+    decides="The top-1 class may change if the reference's margin is below this many times the "
+    "largest predicted error.",
+    reason="Two classes change places if they move towards each other by their margin. Each moves "
     "by at most the largest error.",
 )
 SATURATED = Threshold(
     0.999,
     question=4,
-    decides="probability of every input's best class, beyond which softmax is saturated",
-    reason="Probabilities then hardly change, whatever the logits do.",
+    decides="Softmax is saturated if the best class of every input has a probability above this.",
+    reason="Saturated probabilities hardly change, even if the logits change.",
 )
 FLAT = Threshold(
     10.0,
     question=4,
-    decides="times the share of chance that some class must have, or softmax is flat",
-    reason="Probabilities that are all near 1/classes agree whatever the logits do.",
+    decides="Softmax is flat if no class exceeds this many times 1/classes.",
+    reason="If all probabilities are near 1/classes, they agree even if the logits differ.",
 )
 SPREAD = Threshold(
     10.0,
     question=4,
-    decides="times the change between devices by which outputs must differ between inputs",
-    reason="Or an output that belongs to another input would pass for the right one.",
+    decides="Outputs must differ between inputs by this many times their difference between "
+    "devices.",
+    reason="Otherwise the output of another input would pass as correct.",
 )
 
 
@@ -63,28 +66,28 @@ class Runs:
     """Outputs of one network on one set of inputs, arrays of shape (inputs, columns).
 
     Attributes:
-        reference: float32, from the reference device.
-        exact: float64, from the reference in float64: what float32 itself loses.
-        predicted: float32, the device's numerics emulated.
-        measured: float32 from the device, or None where nothing was measured.
+        reference: float32 outputs of the reference device.
+        exact: float64 outputs of the reference. They show the error of float32 itself.
+        predicted: float32 outputs of the reference with the device's numerics emulated.
+        measured: float32 outputs of the device; None if nothing was measured.
         heads: widths of the heads, in order.
     """
 
-    reference: NDArray
-    exact: NDArray
-    predicted: NDArray
-    measured: NDArray | None = None
+    reference: NDArray[Any]
+    exact: NDArray[Any]
+    predicted: NDArray[Any]
+    measured: NDArray[Any] | None = None
     heads: Mapping[str, int] | None = None
 
     @property
     def columns(self) -> list[slice]:
-        """Where each head lies in the columns."""
+        """The columns of each head."""
         ends = np.cumsum(list((self.heads or {"": self.reference.shape[1]}).values()))
         return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def same_program(differences: Sequence[str] | None) -> Answer:
-    """Answer question 1 from what `program.differences` found; None: it was not asked."""
+    """Answer question 1 from the result of `program.differences`; None if it was not asked."""
     if differences is None:
         return Answer(1, None)
     return Answer(1, not differences, tuple(differences))
@@ -98,10 +101,10 @@ def same_kernels(
     """Answer question 2.
 
     Args:
-        results: what `kernels.check_operators` found; None: the question was not asked.
-        promised: the numerics that the device states.
-        probed: what `numerics.probing.probe` found. A sum of many terms hides coarser operands
-            from a bound that each of its elements must keep; the probe has no sums.
+        results: the result of `kernels.check_operators`; None if the question was not asked.
+        promised: the numerics that the device promises.
+        probed: the result of `numerics.probing.probe`. An element-wise bound may miss coarser
+            operands in a sum of many terms. The probe uses no sums.
     """
     if results is None:
         return Answer(2, None)
@@ -119,25 +122,26 @@ def same_kernels(
 
 
 def same_answer(runs: Runs, names: Sequence[str], numerics_found: str | None = None) -> Answer:
-    """Hold the measured outputs against the predicted envelope, input by input.
+    """Compare the measured outputs with the predicted envelope, input by input.
 
-    The relative L2 error may be `ENVELOPE` times the predicted one, or that of float32 itself
-    (the largest over the inputs) where this is more. A head's top-1 may differ only where the
-    reference's margin is below `FLIP` times the predicted largest error.
+    The envelope is `ENVELOPE` times the larger of two relative L2 errors: the predicted error, and
+    the error of float32 itself (the largest over the inputs). The top-1 class of a head may differ
+    only if the reference's margin is below `FLIP` times the largest predicted error.
 
     Args:
         runs: all four arrays; `measured` is not None.
-        names: of the inputs.
+        names: names of the inputs.
         numerics_found: a finding that the device rounds more coarsely than it promises.
 
     Raises:
-        ParityError: there are no inputs, or no columns.
+        ParityError: there are no inputs or no columns.
     """
+    assert runs.measured is not None, "question 3 is asked of measured outputs only"
     if runs.reference.size == 0:
         raise ParityError(f"outputs are empty: shape {runs.reference.shape}")
     if runs.measured.shape != runs.reference.shape:
-        found = f"outputs of shape {runs.measured.shape}, expected {runs.reference.shape}"
-        return Answer(3, False, (found,))
+        shapes = f"outputs of shape {runs.measured.shape}, expected {runs.reference.shape}"
+        return Answer(3, False, (shapes,))
     findings = []
     r, x, p, m = (
         a.astype(np.float64) for a in (runs.reference, runs.exact, runs.predicted, runs.measured)
@@ -160,7 +164,7 @@ def same_answer(runs: Runs, names: Sequence[str], numerics_found: str | None = N
             findings += _flips(name, r[i], x[i], p[i], m[i], runs.columns)
     stored = metrics.coarsened(runs.reference, runs.measured)
     if stored:
-        findings.append(f"outputs {stored}: something stores them in a smaller format")
+        findings.append(f"outputs {stored}: the port stores them in a smaller format")
     if numerics_found:
         findings.append(numerics_found)
     return Answer(3, not findings, tuple(findings))
@@ -173,33 +177,37 @@ def enough_evidence(
     results: Sequence[OperatorResult] = (),
     not_asked: Sequence[int] = (),
 ) -> Answer:
-    """Answer question 4: each finding is a reason why a PASS proves little.
+    """Answer question 4. Each finding is a reason why a PASS proves little.
 
     Args:
-        runs: `measured` may be None, the prediction then stands for the device.
+        runs: if `measured` is None, the prediction replaces it.
         task: classification, features or digits.
-        pretrained: None where nobody knows.
-        results: of question 2; operators without a bound were not checked.
-        not_asked: questions that could not be asked of this device.
+        pretrained: whether the weights are trained; None if unknown.
+        results: results of question 2. They show which operators have no bound.
+        not_asked: questions that this device cannot answer.
     """
     r = runs.reference.astype(np.float64)
-    comparable = runs.measured is not None and runs.measured.shape == r.shape
-    d = (runs.measured if comparable else runs.predicted).astype(np.float64)
+    device = runs.predicted
+    if runs.measured is not None and runs.measured.shape == r.shape:
+        device = runs.measured
+    d = device.astype(np.float64)
     findings = []
     if len(r) == 1:
-        findings.append("there is one input only")
+        findings.append("there is only one input")
     elif task != "features":
         classes = [tuple(row[c].argmax() for c in runs.columns) for row in r]
         if len(set(classes)) == 1:
-            findings.append(f"all {len(r)} inputs have one and the same top-1 class")
+            findings.append(f"all {len(r)} inputs have the same top-1 class")
     if task != "features":
         best = [metrics.softmax(r[:, c]).max(axis=1) for c in runs.columns]
         if all((b > SATURATED).all() for b in best):
-            findings.append(f"softmax is saturated: every input's best class has over {SATURATED}")
+            findings.append(
+                f"softmax is saturated: the best class of every input exceeds {SATURATED}"
+            )
         shares = [b * (c.stop - c.start) for b, c in zip(best, runs.columns, strict=True)]
         wide = [s for s, c in zip(shares, runs.columns, strict=True) if c.stop - c.start > FLAT]
         if wide and all((s < FLAT).all() for s in wide):
-            findings.append(f"softmax is flat: no class has {FLAT:g} times the share of chance")
+            findings.append(f"softmax is flat: no class exceeds {FLAT:g} times 1/classes")
     if len(r) > 1:
         spread = metrics.l2(r - r.mean(axis=0)) / np.sqrt(len(r))
         change = metrics.l2(np.nan_to_num(d - r)) / np.sqrt(len(r))
@@ -209,7 +217,7 @@ def enough_evidence(
                 f"and by {change:.3g} between devices"
             )
     if unbounded := without_bound(results):
-        findings.append(f"not checked, for want of a bound: {', '.join(unbounded)}")
+        findings.append(f"not checked, because no bound is known: {', '.join(unbounded)}")
     findings += [f"question {n}, {QUESTIONS[n]}, was not asked" for n in not_asked]
     if pretrained is False:
         findings.append("weights are random")
@@ -217,7 +225,9 @@ def enough_evidence(
 
 
 def nearest(distances: Mapping[str, float | None]) -> str | None:
-    """Return the name of the smallest finite distance, the first of equal ones; None without one.
+    """Return the name of the smallest finite distance; None if there is none.
+
+    If distances are equal, the first one counts.
 
     >>> nearest({"fp32": 2.0, "hf32": 0.5, "tf32": None})
     'hf32'
@@ -229,10 +239,12 @@ def nearest(distances: Mapping[str, float | None]) -> str | None:
 def distances(
     measured: NDArray[Any], predictions: Mapping[str, NDArray[Any]]
 ) -> dict[str, float | None]:
-    """Return how far each prediction lies from the measured outputs, as an L2 norm.
+    """Return the L2 distance of each prediction from the measured outputs.
 
-    None where it is not finite.
+    A distance is None if it is not finite. The result is empty if the shapes differ.
     """
+    if any(p.shape != measured.shape for p in predictions.values()):
+        return {}
     m = measured.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         found = {n: metrics.l2(m - p.astype(np.float64)) for n, p in predictions.items()}
@@ -240,7 +252,12 @@ def distances(
 
 
 def _flips(
-    name: str, r: NDArray, x: NDArray, p: NDArray, m: NDArray, columns: list[slice]
+    name: str,
+    r: metrics.Floats,
+    x: metrics.Floats,
+    p: metrics.Floats,
+    m: metrics.Floats,
+    columns: list[slice],
 ) -> list[str]:
     findings = []
     for c in columns:
@@ -251,43 +268,44 @@ def _flips(
         if first - second >= allowed:
             findings.append(
                 f"input {name}: top-1 is {m[c].argmax()} where the reference has {r[c].argmax()} "
-                f"by a margin of {first - second:.3g}; a flip is expected below {allowed:.3g}"
+                f"with a margin of {first - second:.3g}; only a margin below {allowed:.3g} may flip"
             )
     return findings
 
 
-def _share(error: NDArray, size: NDArray) -> NDArray:
+def _share(error: metrics.Floats, size: metrics.Floats) -> metrics.Floats:
     """Return error / size, with 0/0 = 0."""
-    return np.divide(error, size, out=np.where(error == 0, 0.0, np.inf), where=size > 0)
+    shares: metrics.Floats = np.where(error == 0, 0.0, np.inf)
+    return np.divide(error, size, out=shares, where=size > 0)
 
 
 def coarser(found: str | None, promised: Numerics) -> str | None:
-    """Return a finding where the numerics found are coarser than every promised format."""
+    """Return a finding if the numerics found are coarser than every promised format."""
     if found is None:
         return None
     coarsest = min(FORMATS[name].mantissa_bits for name in promised.formats)
     if FORMATS[found].mantissa_bits >= coarsest:
         return None
     formats = "/".join(sorted(promised.formats))
-    return f"the device computes as {found} would, where {formats} was promised"
+    return f"the outputs match {found}, but the device promises {formats}"
 
 
 def shortfall(probed: Mapping[str, Mapping[str, Any]], promised: Numerics) -> list[str]:
-    """Return a finding for each kind of product that keeps less of its operands than promised.
+    """Return a finding for each kind of product that keeps fewer operand bits than promised.
 
     Args:
-        probed: what `probe` found.
-        promised: what the device says of itself.
+        probed: the result of `probe`.
+        promised: the numerics that the device promises.
     """
     findings = []
     for kind in ("conv", "matmul"):
         wanted, found = FORMATS[getattr(promised, kind)], probed[kind]
-        if found["format"] is None:  # an algorithm that does not return what it multiplies by 1
+        if found["format"] is None:  # the algorithm changes values even if it multiplies by 1
             continue
         kept = FORMATS[found["format"]]
         if kept.mantissa_bits < wanted.mantissa_bits or kept.exponent_bits < wanted.exponent_bits:
             findings.append(
                 f"{kind} keeps {kept.mantissa_bits} mantissa bits of its operands ({kept.name}) "
-                f"where {wanted.name} was promised"
+                f"where the device promises {wanted.name}"
             )
     return findings

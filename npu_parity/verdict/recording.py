@@ -1,11 +1,11 @@
-"""What a network computes, as the sequence of aten operators of one forward pass.
+"""Record a network as the sequence of aten operators of one forward pass.
 
 Recorded calls can be compared (`npu_parity.program`) and executed again, one by one, on
 another device (`npu_parity.operators`).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,21 +18,21 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from npu_parity.numerics.emulation import attention_apart, is_composite
 
-# Memory without values: nothing is computed, and what is found there differs from run to run.
+# These operators compute nothing. The values in new memory differ from run to run.
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One executed operator with its operands as they were before it ran.
+    """One executed operator, with its operands before it ran.
 
     Attributes:
         index: position in the recording.
-        module: dotted path of the innermost submodule that was executing; "" is the root.
+        module: dotted path of the innermost submodule that executed it; "" is the root.
         operator: e.g. ``aten.convolution.default``.
         func: the operator itself; ``func(*args, **kwargs)`` runs it again.
-        args, kwargs: operands; tensors share memory with the network's own where nothing wrote
-            to it later.
+        args, kwargs: operands. Tensors share memory with the network's tensors, unless an operator
+            wrote to this memory later.
         result: a tensor, a tuple or list of tensors, or a number.
     """
 
@@ -40,23 +40,23 @@ class Call:
     module: str
     operator: str
     func: torch._ops.OpOverload
-    args: tuple
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
     result: Any
 
     @property
     def name(self) -> str:
-        """Name without namespace and overload; the in-place variant has the same name."""
+        """The name without namespace and overload. An in-place variant has the same name."""
         return self.func._schema.name.partition("::")[2].rstrip("_")
 
     @property
     def first(self) -> Tensor | None:
-        """The first tensor of the result; None where there is none."""
+        """The first tensor of the result; None if there is none."""
         return next(iter(tensors(self.result)), None)
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """All arguments by their name and in the order of the schema, defaults included."""
+        """All arguments by name, in the order of the schema, including defaults."""
         schema = self.func._schema.arguments
         given = {**dict(zip((a.name for a in schema), self.args, strict=False)), **self.kwargs}
         return {a.name: given.get(a.name, a.default_value) for a in schema}
@@ -68,16 +68,20 @@ def tensors(values: Any) -> list[Tensor]:
 
 
 def record(model: nn.Module, *inputs: Any) -> list[Call]:
-    """Run a network in evaluation mode, without gradients, and return every operator it executes.
+    """Run a network in evaluation mode without gradients, and return every executed operator.
 
-    Composite operators and attention are taken apart, as `npu_parity.emulation.emulate` does.
-    Allocations are left out. The network's training flags are afterwards as they were.
+    It splits composite operators and attention, like `npu_parity.emulate`, and leaves out
+    allocations. Afterwards the network has its old training flags again.
 
     Args:
-        model: weights are kept by reference: do not write to them while the calls are in use.
-        inputs: what `model` is called with; on its device.
+        model: the calls refer to its weights, so do not write to them while the calls are in use.
+        inputs: arguments of `model`; on its device.
+
+    >>> network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    >>> [call.name for call in record(network, torch.ones(1, 2))]
+    ['t', 'addmm', 'relu']
     """
-    # Inside inference_mode, tensors could not be written to later and composites arrive whole.
+    # Inference mode forbids later writes to its tensors and does not split composite operators.
     with (
         torch.inference_mode(False),
         torch.no_grad(),
@@ -87,22 +91,29 @@ def record(model: nn.Module, *inputs: Any) -> list[Call]:
         _Recorder(path) as recorder,
     ):
         model(*inputs)
-    return recorder.calls
+    calls: list[Call] = recorder.calls
+    return calls
 
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, path: list[str]):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
         self.calls: list[Call] = []
         self._path = path
         self._users: dict[int, set[int]] = defaultdict(set)  # memory -> calls that refer to it
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
-        # Module.to() exchanges what is behind a Parameter; a detached tensor keeps its memory.
+        # Module.to() replaces the memory of a Parameter. A detached tensor keeps its memory.
         operands = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
         for tensor in _written(func, args, kwargs):
             operands = tree_map_only(Tensor, self._set_aside(tensor), operands)
@@ -110,16 +121,17 @@ class _Recorder(TorchDispatchMode):
         if func.overloadpacket.__name__ not in _ALLOCATIONS:
             kept = tree_map_only(Tensor, Tensor.detach, result)
             module = self._path[-1]
-            call = Call(len(self.calls), module, str(func), func, *operands, kept)
+            held, named = operands
+            call = Call(len(self.calls), module, str(func), func, held, named, kept)
             for tensor in tensors((operands, kept)):
                 self._users[_memory(tensor)].add(call.index)
             self.calls.append(call)
         return result
 
     def _set_aside(self, tensor: Tensor) -> Callable[[Tensor], Tensor]:
-        """Copy memory that is about to be written; earlier calls refer to the copy from now on.
+        """Copy memory before an operator writes to it, and make earlier calls use the copy.
 
-        Returns a function that exchanges a tensor in that memory for the same one in the copy.
+        Returns a function that maps a tensor in this memory to the same tensor in the copy.
         """
         memory = _memory(tensor)
         copy = tensor.untyped_storage().clone()
@@ -140,8 +152,10 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _written(func: torch._ops.OpOverload, args: tuple, kwargs: dict) -> list[Tensor]:
-    """Return the operands that an operator writes to, by its schema."""
+def _written(
+    func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Tensor]:
+    """Return the operands that an operator writes to, according to its schema."""
     schema = func._schema
     if not schema.is_mutable:
         return []
@@ -163,14 +177,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _path(model: nn.Module) -> Iterator[list[str]]:
-    """Yield a list whose last element is always the path of the submodule that is executing."""
+    """Yield a list whose last element is always the path of the executing submodule."""
     path = [""]
     handles = []
 
     def enters(name: str) -> Callable[..., None]:
         return lambda *_: path.append(name)
 
-    def leaves(*_: Any) -> None:  # a hook that returned something would replace the output
+    def leaves(*_: Any) -> None:  # a returned value would replace the module's output
         path.pop()
 
     try:

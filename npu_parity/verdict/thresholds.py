@@ -1,15 +1,15 @@
-"""Numbers that decide, each with what it decides and why it is what it is."""
+"""Numbers that decide the verdict, each with its meaning and its reason."""
 
 from types import ModuleType
 
 
 class Threshold(float):
-    """A number that carries its reason; it computes as any other.
+    """A number with its meaning and its reason. It computes like any other float.
 
     Attributes:
-        question: of the verdict, 1 to 4.
-        decides: what is held against it.
-        reason: where it comes from.
+        question: the question of the verdict that uses it, 1 to 4.
+        decides: what the number decides.
+        reason: why it has this value.
     """
 
     question: int
@@ -17,14 +17,14 @@ class Threshold(float):
     reason: str
 
     def __new__(cls, value: float, question: int, decides: str, reason: str) -> "Threshold":
-        """Make the number, and keep what is said of it."""
+        """Create the number with its description."""
         self = super().__new__(cls, value)
         self.question, self.decides, self.reason = question, decides, reason
         return self
 
 
 def of(*modules: ModuleType) -> dict[str, Threshold]:
-    """Return the thresholds that are constants of modules, as ``module.NAME``, by question."""
+    """Return all thresholds that modules define, by ``module.NAME``, in the order of questions."""
     found = {
         f"{module.__name__.rpartition('.')[2]}.{name}": value
         for module in modules

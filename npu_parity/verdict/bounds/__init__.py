@@ -1,17 +1,17 @@
-"""How far an operator's float32 result may lie from the exact one: bounds that need no tuning.
+"""Error bounds of each operator's float32 result. They follow from the arithmetic, not from tuning.
 
-Every bound is a worst case over all orders of summation, derived from the arithmetic:
+Every bound is a worst case over all orders of summation:
 
-- A sum of n terms is off by at most n U times the sum of magnitudes (Higham, *Accuracy and
-  Stability of Numerical Algorithms*, 2nd ed., section 3.1; without the usual second-order term
-  after Jeannerod and Rump, SIAM J. Matrix Anal. Appl. 34 (2013) 338).
-- Rounding both operands of a product to unit roundoff u adds 2u + u² times it.
-- An elementary function may be off by as many units in the last place as libraries document.
-- Data movement, selection and comparison must be equal.
+- The error of a sum of n terms is at most n U times the sum of their magnitudes (Higham,
+  *Accuracy and Stability of Numerical Algorithms*, 2nd ed., section 3.1; Jeannerod and Rump,
+  SIAM J. Matrix Anal. Appl. 34 (2013) 338, show that no second-order term is needed).
+- Rounding both operands to unit roundoff u changes a product by at most 2u + u² times itself.
+- The error of an elementary function is at most the error that libraries document.
+- Data movement, selection and comparison must return equal values.
 
-Convolutions are taken as sums of products. Winograd and FFT algorithms are not: they add and
-subtract values of a whole tile, their errors are relative to the tile's largest value, and they
-exceed these bounds wherever a tile holds large and small values.
+The bound of a convolution holds for direct sums of products. Winograd and FFT algorithms add and
+subtract values of a whole tile, so their error is relative to the largest value of the tile. They
+exceed the bound if a tile holds large and small values.
 """
 
 from npu_parity.verdict.bounds.expected import Expected, exact_and_bound

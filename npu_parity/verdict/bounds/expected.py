@@ -1,4 +1,4 @@
-"""What a recorded operator must return, and how precisely."""
+"""The exact result of a recorded operator and the bound of its error."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from npu_parity.verdict.bounds.arithmetic import LARGEST
 from npu_parity.verdict.bounds.rules import RULES, Operator
 from npu_parity.verdict.recording import Call, tensors
 
-# Movement, selection, comparison and what IEEE 754 rounds correctly without an error.
+# Data movement, selection and comparison, which IEEE 754 computes without error.
 _MOVED = """
     alias as_strided cat channel_shuffle clone constant_pad_nd contiguous copy detach diag_embed
     embedding expand_copy fill flip full full_like gather im2col index index_put index_select lift
@@ -27,7 +27,7 @@ _SELECTED = """
     masked_select max maximum min minimum neg relu relu6 round sign threshold trunc where
 """
 _EQUAL = {*_MOVED.split(), *_SELECTED.split()}
-# Equal values; where two are equal, which one an index names is the device's choice.
+# The values must be equal. If two inputs are equal, a device may return either index.
 _EQUAL_VALUES = {
     *("max_pool2d_with_indices", "max_pool3d_with_indices", "fractional_max_pool2d"),
     *("adaptive_max_pool2d", "adaptive_max_pool3d", "topk", "sort", "kthvalue"),
@@ -39,10 +39,10 @@ class Expected:
     """One tensor that an operator must return.
 
     Attributes:
-        exact: the result; float64, or the operator's own dtype where it must be equal.
-        bound: float64 of the same shape, how far from `exact` each element may lie; None where
-            it must be equal.
-        note: what explains a failure in advance, e.g. operands beyond a format's range.
+        exact: the exact result; float64, or the operator's own dtype if the result must be equal.
+        bound: float64 of the same shape, the largest allowed error of each element; None if the
+            result must be equal.
+        note: explains a possible failure, e.g. operands beyond the range of a format.
     """
 
     exact: Tensor
@@ -50,15 +50,15 @@ class Expected:
     note: str = ""
 
     def share(self, found: Tensor) -> Tensor:
-        """Return each element's error as a share of its bound: at most 1 is a pass.
+        """Return each element's error as a share of its bound. An element passes at 1 or below.
 
-        NaN and infinity pass only where the exact result has the same, or overflows float32.
+        NaN and infinity pass only if the exact result has the same value or overflows float32.
 
         Args:
-            found: of the shape of `exact`; any device.
+            found: the device's result, with the shape of `exact`; on any device.
 
         Returns:
-            float64, the shape of `exact`; infinite where an element must be equal and is not.
+            float64 with the shape of `exact`; infinite if an element must be equal and is not.
         """
         found, exact = found.cpu(), self.exact
         if self.bound is None:
@@ -77,16 +77,16 @@ class Expected:
 
 @torch.no_grad()
 def exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | None:
-    """Compute what a recorded operator must return, and how precisely.
+    """Compute the exact result of a recorded operator and the bound of its error.
 
     Args:
-        call: with operands on the CPU.
-        numerics: of the device that is to be held against the bound.
+        call: a recorded operator with operands on the CPU.
+        numerics: the numerics of the device that computes the operator.
 
     Returns:
-        One entry for each tensor that the operator returns; None for one that is not held
-        against anything (indices of equal maxima, statistics that inference does not use). None
-        altogether where there is no bound for this operator.
+        One entry for each tensor that the operator returns. An entry is None if the tensor is not
+        checked (indices of equal maxima, statistics that inference does not use). The result is
+        None if this operator has no bound.
     """
     results = tensors(call.result)
     if call.arguments.get("accumulate") or call.arguments.get("reduce"):

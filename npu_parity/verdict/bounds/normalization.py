@@ -1,4 +1,4 @@
-"""Bounds of batch, layer, group and RMS norm, and of the variances they divide by."""
+"""Bounds of batch, layer, group and RMS norm, and of variances."""
 
 import math
 from typing import Any
@@ -10,12 +10,15 @@ from npu_parity.verdict.bounds.arithmetic import ROOT, TINY, U
 from npu_parity.verdict.bounds.rules import Operator, bound
 from npu_parity.verdict.recording import tensors
 
+_Moments = tuple[Tensor, Tensor, Tensor | float, Tensor | float]
+
 
 def _moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean and variance, and how far off they may be, by any of the usual algorithms.
+    """Return mean and variance, and the error bounds of both for all usual algorithms.
 
-    The least accurate, E[x²] - E[x]², is off by n U E[x²] (Chan, Golub and LeVeque, The American
-    Statistician 37 (1983) 242, table 1); PyTorch's group norm uses it for channels-last tensors.
+    The least accurate algorithm, E[x²] - E[x]², has an error of n U E[x²] (Chan, Golub and LeVeque,
+    The American Statistician 37 (1983) 242, table 1). PyTorch's group norm uses it for
+    channels-last tensors.
     """
     n = math.prod(x.shape[d] for d in dims)
     mean = x.mean(dims, keepdim=True)
@@ -27,15 +30,18 @@ def _moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, 
 
 def _normalized(
     x: Tensor,
-    moments: tuple[Tensor, Tensor, Tensor | float, Tensor | float],
+    moments: _Moments,
     eps: float,
     weight: Tensor | None,
     bias: Tensor | None,
 ) -> Tensor:
-    """Error of (x - mean) / sqrt(variance + eps) · weight + bias, or of x · scale + shift."""
+    """Return the error bound of (x - mean) / sqrt(variance + eps) · weight + bias.
+
+    The bound also holds for a device that computes x · scale + shift.
+    """
     mean, variance, mean_error, variance_error = moments
     scale = (variance + eps).rsqrt()
-    # A variance that is computed is never negative, so eps limits what a wrong one can do.
+    # A computed variance is never negative, so eps limits the effect of its error.
     largest = ((variance - variance_error).clamp(min=0) + eps).rsqrt()
     smallest = (variance + variance_error + eps).rsqrt()
     scale_error = torch.maximum(largest - scale, scale - smallest) + (2 * ROOT + U) * largest
@@ -51,29 +57,32 @@ def _normalized(
 
 
 @bound("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
-def _batch_norm(operator: Operator, exact: tuple) -> Tensor:
-    """Five roundings and a root of (x - mean) / √(variance + eps) · weight + bias.
+def _batch_norm(operator: Operator, exact: tuple[Tensor, ...]) -> Tensor:
+    """((2 `ROOT` + U) |x - mean| + 5U (|x| + |mean|)) |weight| / √(variance + eps) + 5U |bias|.
 
-    In inference mean and variance are given; in training they err as those of a layer norm.
+    Inference gets mean and variance as operands. In training they have the errors of layer norm.
     """
     x = operator["input"]
 
     def column(values: Tensor | None) -> Tensor | None:
         return None if values is None else values.view(-1, *[1] * (x.ndim - 2))
 
+    moments: _Moments
     if operator.arguments.get("training"):
         moments = _moments(x, (0, *range(2, x.ndim)))
     else:
-        moments = column(operator["running_mean"]), column(operator["running_var"]), 0.0, 0.0
+        mean, variance = (column(operator[f"running_{name}"]) for name in ("mean", "var"))
+        assert mean is not None and variance is not None, "inference takes what training found"
+        moments = mean, variance, 0.0, 0.0
     weight, bias = column(operator["weight"]), column(operator["bias"])
     return _normalized(x, moments, operator["eps"], weight, bias)
 
 
 @bound("native_layer_norm")
-def _layer_norm(operator: Operator, exact: tuple) -> Tensor:
-    """As of batch norm; mean and variance of n values err by (n + 1) U mean|x|, (n + 4) U mean x².
+def _layer_norm(operator: Operator, exact: tuple[Tensor, ...]) -> Tensor:
+    """Batch norm's bound, if the mean has error (n + 1) U mean|x|, the variance (n + 4) U mean(x²).
 
-    `_moments` and `_normalized` say why, and how far that reaches.
+    `_moments` derives these errors, and `_normalized` adds their effect.
     """
     x = operator["input"]
     dims = tuple(range(-len(operator["normalized_shape"]), 0))
@@ -81,8 +90,8 @@ def _layer_norm(operator: Operator, exact: tuple) -> Tensor:
 
 
 @bound("native_group_norm")
-def _group_norm(operator: Operator, exact: tuple) -> Tensor:
-    """As of layer norm, in each group of channels."""
+def _group_norm(operator: Operator, exact: tuple[Tensor, ...]) -> Tensor:
+    """Layer norm's bound in each group of channels."""
     x, groups = operator["input"], operator["group"]
     grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
 
@@ -95,15 +104,21 @@ def _group_norm(operator: Operator, exact: tuple) -> Tensor:
 
 
 @bound("_fused_rms_norm")
-def _rms_norm(operator: Operator, exact: tuple) -> Tensor:
-    """A mean of n squares, halved in relative error by the root, then two products."""
-    n = math.prod(operator["normalized_shape"])
+def _rms_norm(operator: Operator, exact: tuple[Tensor, ...]) -> Tensor:
+    """((n + 2) / 2 · U + 2 `ROOT` + 3U) |y|.
+
+    The root halves the relative error of the mean of n squares. Two products follow.
+    """
+    n: int = math.prod(operator["normalized_shape"])
     return ((n + 2) / 2 * U + 2 * ROOT + 3 * U) * exact[0].abs() + TINY
 
 
 @bound("var", "std", "var_mean", "std_mean")
 def _variances(operator: Operator, exact: Any) -> tuple[Tensor, ...] | None:
-    """Variance and mean as of layer norm, scaled by n / (n - correction); a root for deviations."""
+    """Layer norm's errors of mean and variance; the latter times n / (n - correction).
+
+    A standard deviation adds the error of a root.
+    """
     if "unbiased" in operator.arguments:
         return None
     x = operator["self"]

@@ -1,6 +1,7 @@
 """Bounds of convolutions and matrix products: sums of products of rounded operands."""
 
 import math
+from typing import Any
 
 from torch import Tensor
 
@@ -8,7 +9,7 @@ from npu_parity.numerics.formats import FORMATS
 from npu_parity.verdict.bounds.arithmetic import TINY, U
 from npu_parity.verdict.bounds.rules import Operator, bound
 
-# Names of the two factors and of what is added to their product.
+# Names of the two factors and of the summand.
 PRODUCTS = {
     **dict.fromkeys(("convolution", "_convolution"), ("input", "weight", "bias")),
     **dict.fromkeys(("mm", "bmm"), ("self", "mat2", None)),
@@ -24,21 +25,24 @@ PRODUCTS = {
 def _products(operator: Operator, exact: Tensor) -> Tensor:
     """(2u + u²) |x| ∗ |w| + (n + 1) U ((1 + u)² |x| ∗ |w| + |bias|), Higham, sections 3.1 and 3.5.
 
-    u is that of the format to which the device rounds both operands, twice as large where it
-    rounds toward zero; float32 is no exception, though nothing is rounded to it. Where a format
-    rounds small numbers to a fixed distance, that distance takes the place of u times them.
+    u is the unit roundoff of the format to which the device rounds both operands, or twice that if
+    the device rounds toward zero. The formula is the same for float32, which needs no rounding. If
+    a format rounds small numbers to a fixed distance, this distance replaces u times the number.
     """
     first, second, added = PRODUCTS[operator.name]
     x, w = operator[first].abs(), operator[second].abs()
     u, distance, largest = _rounding(operator)
     if max(x.max(), w.max()) > largest:
-        operator.note = f"an operand lies beyond {largest:g}, the largest number of the format"
+        operator.note = f"an operand exceeds {largest:g}, the largest number of the format"
 
     def product(x: Tensor, w: Tensor) -> Tensor:
+        rest: dict[str, Any] = {}
         if added == "bias":
-            return operator.run(**{first: x, second: w, added: None})
-        scale = {} if added is None else {"beta": 0, "alpha": abs(operator["alpha"])}
-        return operator.run(**{first: x, second: w, **scale})
+            rest = {added: None}
+        elif added is not None:
+            rest = {"beta": 0, "alpha": abs(operator["alpha"])}
+        result: Tensor = operator.run(**{first: x, second: w, **rest})
+        return result
 
     def small(x: Tensor) -> Tensor:
         return (x > 0) & (x * u < distance)
@@ -57,7 +61,7 @@ def _products(operator: Operator, exact: Tensor) -> Tensor:
 
 
 def _rounding(operator: Operator) -> tuple[float, float, float]:
-    """Return unit roundoff, smallest error of a small operand and largest operand."""
+    """Return the format's unit roundoff, its rounding distance of small numbers, its largest."""
     numerics = operator.numerics
     name = numerics.matmul
     if "groups" in operator.arguments:
@@ -81,7 +85,8 @@ def _terms(operator: Operator, x: Tensor, w: Tensor) -> int:
 def _added(operator: Operator, added: str | None, exact: Tensor) -> Tensor | float:
     if added is None or operator[added] is None:
         return 0.0
-    bias = operator[added].abs()
+    bias: Tensor = operator[added].abs()
     if added == "bias":
         return bias.view(-1, *[1] * (operator["weight"].ndim - 2))
-    return bias * abs(operator["beta"])
+    beta: float = operator["beta"]
+    return bias * abs(beta)

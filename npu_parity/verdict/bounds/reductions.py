@@ -11,18 +11,21 @@ from npu_parity.verdict.bounds.rules import Operator, bound
 
 @bound("sum", "mean", "cumsum")
 def _sums(operator: Operator, exact: Tensor) -> Tensor:
-    """(n + 1) U Σ|x|, Higham, section 4.2, and the division of a mean."""
-    x = operator["self"]
+    """(n + 1) U times the sum or mean of |x| (Higham, section 4.2)."""
+    x: Tensor = operator["self"]
     n = x.shape[operator["dim"]] if operator.name == "cumsum" else x.numel() // exact.numel()
     return (n + 1) * (U * operator.magnitude() + TINY)
 
 
 @bound("avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "col2im")
 def _windows(operator: Operator, exact: Tensor) -> Tensor:
-    """As of sums, of the n terms of the largest window; a division, or a product with 1/n."""
+    """(n + 2) U times the same operator on |x|, with n terms in the largest window.
+
+    The device divides the sum by n or multiplies it by 1 / n.
+    """
     if "kernel_size" in operator.arguments:
         sides = operator["kernel_size"]
-        n = math.prod(sides * 2 if len(sides) == 1 else sides)
+        n: int = math.prod(sides * 2 if len(sides) == 1 else sides)
     else:
         dims = len(operator["output_size"])
         pairs = zip(operator["self"].shape[-dims:], exact.shape[-dims:], strict=True)
@@ -32,26 +35,33 @@ def _windows(operator: Operator, exact: Tensor) -> Tensor:
 
 @bound("prod")
 def _prod(operator: Operator, exact: Tensor) -> Tensor:
-    """A product of n is rounded n - 1 times, each relative to it: Higham, lemma 3.1."""
-    return (operator["self"].numel() // exact.numel()) * U * exact.abs() + TINY
+    """For n factors n U |y|: the device rounds n - 1 times (Higham, lemma 3.1)."""
+    n: int = operator["self"].numel() // exact.numel()
+    return n * U * exact.abs() + TINY
 
 
 @bound("linalg_vector_norm", "norm")
 def _norms(operator: Operator, exact: Tensor) -> Tensor | None:
-    """A sum of n non-negative terms is off by n U of itself; of squares by n + 1."""
-    n = operator["self"].numel() // exact.numel()
+    """For the 1-norm n U |y|, for the 2-norm ((n + 2) / 2 · U + `ROOT`) |y|.
+
+    A sum of n non-negative terms has the relative error n U, a sum of squares (n + 1) U.
+    """
+    n: int = operator["self"].numel() // exact.numel()
     order = operator.arguments.get("ord", operator.arguments.get("p"))
     if order == 1:
         return n * (U * exact + TINY)
-    if order in (None, 2):  # a root halves the relative error, and adds its own; squares underflow
+    if order in (None, 2):  # the root halves the error and adds its own; squares may underflow
         return ((n + 2) / 2 * U + ROOT) * exact + math.sqrt(n * TINY)
     return None
 
 
 @bound("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
 def _interpolation(operator: Operator, exact: Tensor) -> Tensor:
-    """Few roundings, and positions that are off by 4U of the side, by which weights are off."""
-    x = operator["self"]
+    """12U times the interpolation of |x|, plus 8U max|x| times the sum of all side lengths.
+
+    A position between two elements has an error of 4U times the side. The weights have the same.
+    """
+    x: Tensor = operator["self"]
     dims = tuple(range(2, x.ndim))
     sides = sum(x.shape[2:]) + sum(exact.shape[2:])
     largest = x.abs().amax(dims, keepdim=True)
@@ -60,15 +70,14 @@ def _interpolation(operator: Operator, exact: Tensor) -> Tensor:
 
 @bound("_softmax", "_safe_softmax", "_log_softmax", "logsumexp")
 def _softmax(operator: Operator, exact: Tensor) -> Tensor:
-    """exp(x - max) / Σ, its logarithm, or max + log Σ, with an exponential that is FUNCTION off.
+    """The sum of the errors of exp, of its argument, of the sum, and of the division or logarithm.
 
-    Its argument is rounded as a difference, and once more by way of exp2: both cost more the
-    further x lies below the maximum (after Blanchard, Higham and Higham, IMA J. Numer. Anal. 41
-    (2021) 2311, section 4).
+    The device computes exp(x - max) / Σ, its logarithm, or max + log Σ. It rounds the difference
+    x - max, and once more if it uses exp2. Both errors grow with the distance of x from the maximum
+    (after Blanchard, Higham and Higham, IMA J. Numer. Anal. 41 (2021) 2311, section 4).
     """
-    x, dim = operator["self"], operator["dim"]
-    if not isinstance(dim, int):
-        (dim,) = dim
+    x: Tensor = operator["self"]
+    dim: int = operator["dim"] if isinstance(operator["dim"], int) else operator["dim"][0]
     p = torch.softmax(x, dim)
     largest = x.amax(dim, keepdim=True)
     below = torch.where(p > 0, largest - x, 0.0)

@@ -1,4 +1,7 @@
-"""Operators that can be run again, and the rules that bound them, by name."""
+"""Recorded operators that can run again, and the rules that bound their errors.
+
+A rule's docstring starts with its bound: y is the exact result, x the first operand.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -13,11 +16,13 @@ from npu_parity.verdict.recording import Call
 
 
 class Operator:
-    """A recorded operator that can be run again, with other operands and in other precision."""
+    """A recorded operator that can run again, with other operands and in another precision."""
 
-    def __init__(self, call: Call, dtype: torch.dtype | None = None, numerics=None):
+    def __init__(
+        self, call: Call, dtype: torch.dtype | None = None, numerics: Numerics | None = None
+    ):
         self.func, self.name, self.note = call.func, call.name, ""
-        self.numerics: Numerics = numerics or Numerics()
+        self.numerics = numerics or Numerics()
         self.arguments: dict[str, Any] = call.arguments
         if dtype:
 
@@ -32,16 +37,17 @@ class Operator:
         return self.arguments[name]
 
     def run(self, /, **changed: Any) -> Any:
-        """Run it, with other arguments where they are given; nothing is written to."""
+        """Run the operator with some arguments changed. The recorded tensors stay as they are."""
         arguments = {**self.arguments, **changed}
         if self.func._schema.is_mutable:
             arguments = tree_map_only(Tensor, Tensor.clone, arguments)
         return self.func(**arguments)
 
     def magnitude(self) -> Tensor:
-        """Return the operator's sum over the magnitudes of its first operand."""
+        """Return the operator's result on the magnitudes of its first operand."""
         name = next(iter(self.arguments))
-        return self.run(**{name: self[name].double().abs()})
+        total: Tensor = self.run(**{name: self[name].double().abs()})
+        return total
 
 
 Rule = Callable[[Operator, Any], Tensor | tuple[Tensor, ...] | None]
@@ -49,7 +55,7 @@ RULES: dict[str, Rule] = {}
 
 
 def bound(*names: str) -> Callable[[Rule], Rule]:
-    """Make a function the rule of the operators that are named."""
+    """Register a function as the rule of the named operators."""
 
     def register(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, rule))
@@ -59,7 +65,7 @@ def bound(*names: str) -> Callable[[Rule], Rule]:
 
 
 def described() -> dict[str, list[str]]:
-    """Return the operators that have a bound, by what the bound is."""
+    """Return the operators that have a bound, grouped by the description of the bound."""
     found: dict[str, list[str]] = {}
     for name, rule in RULES.items():
         text = " ".join((inspect.getdoc(rule) or "").partition("\n\n")[0].split())

@@ -17,14 +17,13 @@ from project import ROOT
 from npu_parity import config, evidence
 from npu_parity.errors import ParityError
 from npu_parity.sources.images import (
-    IMAGENET,
     PHOTOGRAPHS,
-    Preprocessing,
     collect,
     files,
     photograph_path,
     read_image,
 )
+from npu_parity.sources.preprocessing import IMAGENET, Preprocessing
 
 SHAPE = (3, 24, 32)
 
@@ -147,7 +146,8 @@ def test_grey_becomes_three_equal_channels(mode):
 
 def test_palette_is_resolved():
     image = picture("a.png", "P")
-    assert Image.open("a.png").mode == "P"
+    with Image.open("a.png") as written:
+        assert written.mode == "P"
     assert np.array_equal(pixels(one("a.png")), np.asarray(image.convert("RGB")))
 
 
@@ -285,9 +285,10 @@ def program(monkeypatch, capsys):
     """Run scripts/inputs.py in this process; returns its status and what it printed."""
 
     def program(*arguments):
-        monkeypatch.setattr(sys, "argv", ["inputs.py", *arguments])
+        script = str(ROOT / "scripts" / "inputs.py")
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "scripts" / "inputs.py"), run_name="__main__")
+            runpy.run_path(script, run_name="__main__")
         return (ended.value.code, *capsys.readouterr())
 
     return program
@@ -314,5 +315,5 @@ def test_sidecar_describes_the_array(folder, program):
 
 def test_mistake_is_one_line_and_leaves_no_file(folder, program):
     done = program("random:0", "--architecture", "x", "--output", "inputs.npy")
-    assert done == (1, "", "error: input random:0: found '0', expected a number of at least 1\n")
+    assert done == (1, "", "error: input random:0: found '0', expected a number from 1 to 999999\n")
     assert not list(folder.iterdir())

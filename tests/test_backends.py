@@ -53,7 +53,7 @@ def test_mps_is_a_mac_with_apple_silicon(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert Device("mps").missing() is None
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    assert Device("mps").missing() == "this is no Mac with Apple silicon"
+    assert Device("mps").missing() == "this machine is not a Mac with Apple silicon"
 
 
 def test_cpu_is_there():
@@ -83,14 +83,14 @@ def test_cpu_flags_are_the_kernels():
 
 @pytest.mark.parametrize("conv", ["hf32", "tf32", "fp16"])
 def test_cpu_has_no_other_formats(conv):
-    assert Device("cpu", Numerics()).missing() == f"no CPU computes convolutions in {conv}"
+    assert Device("cpu", Numerics(conv=conv)).missing() == f"no CPU computes convolutions in {conv}"
 
 
 def test_planning_does_not_import_torch():
     code = (
-        "import sys; from npu_parity.devices import Device, missing\n"
-        "for name in 'cpu', 'npu', 'cuda', 'xpu', 'mps':\n"
-        "    Device(name, Numerics()).missing()\n"
+        "import sys; from npu_parity.backends.device import BACKENDS, Device\n"
+        "for name in BACKENDS:\n"
+        "    Device(name).missing()\n"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -107,7 +107,7 @@ def test_cpu_device():
 @pytest.mark.parametrize(
     ("backend", "advice"),
     [
-        ("npu", "set_env.sh; TORCH_DEVICE_BACKEND_AUTOLOAD=0"),
+        ("npu", "set_env.sh; set TORCH_DEVICE_BACKEND_AUTOLOAD=0"),
         ("cuda", "NVIDIA's driver"),
         ("xpu", "Intel's driver"),
         ("mps", "Apple silicon"),
@@ -144,9 +144,11 @@ def test_torch_npu_without_cann(tmp_path, monkeypatch, statement, said):
 
 
 def test_unknown_backend():
-    with pytest.raises(ParityError, match="device tpu: expected one of cpu, npu, cuda, xpu, mps"):
+    text = "^found backend 'tpu', expected one of cpu, npu, cuda, xpu, mps$"
+    with pytest.raises(ParityError, match=text):
         Device("tpu").implementation.target()
-    assert Device("tpu").missing() == "there is no backend tpu"
+    with pytest.raises(ParityError, match=text):
+        Device("tpu").missing()
 
 
 # Switches
@@ -190,7 +192,7 @@ def test_switches_are_put_back_after_an_error(error, mkldnn):
 @pytest.mark.parametrize("numerics", [{}, {"conv": "fp32"}, {"rounding": "nearest_away"}])
 def test_reference_is_ieee_whatever_was_set(numerics, mkldnn):
     mkldnn("bf16", "bf16")
-    with Device("cpu", numerics).configured():
+    with Device("cpu", Numerics(**numerics)).configured():
         assert precisions() == ("ieee", "ieee")
     assert precisions() == ("bf16", "bf16")
 
@@ -200,7 +202,7 @@ def test_reference_is_ieee_whatever_was_set(numerics, mkldnn):
 @pytest.mark.parametrize("found", ["hf32", "fp16", "tf32"])
 def test_numerics_that_a_cpu_cannot_be_set_to(kind, found):
     before = precisions()
-    device = Device("cpu", Numerics())
+    device = Device("cpu", Numerics(**{kind: found}))
     text = f"^device cpu: found numerics {found} for {kind}, expected one of fp32, bf16$"
     with pytest.raises(ParityError, match=text), device.configured():
         pytest.fail("it was set")
@@ -211,7 +213,7 @@ def test_numerics_that_a_cpu_cannot_be_set_to(kind, found):
 @pytest.mark.parametrize("conv", ["tf32", "fp32"])
 def test_cuda_switches(conv):
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    with Device("cuda", Numerics()).configured() as target:
+    with Device("cuda", Numerics(conv=conv)).configured() as target:
         assert target.type == "cuda"
         assert torch.backends.cudnn.allow_tf32 == (conv == "tf32")
         assert torch.backends.cuda.matmul.allow_tf32 is False

@@ -1,0 +1,224 @@
+"""One verdict: the workflow and `check_port` say the same of the same port, word for word."""
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+from project import ROOT
+
+from npu_parity import check_port, cli, evidence
+from npu_parity.errors import ParityError
+from npu_parity.numerics.formats import Numerics
+from npu_parity.sources import checkpoints
+from npu_parity.verdict.judge import Case, judge
+from npu_parity.verdict.operators import COLUMNS, OperatorResult
+from npu_parity.verdict.questions import Runs
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU())
+        self.head = nn.Linear(16, 10)
+
+    def features(self, x):
+        return self.body(self.stem(x)).mean((2, 3))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def port(change):
+    class Port(Net):
+        def forward(self, x):
+            return change(self, x)
+
+    return Port
+
+
+def clean():
+    return Net()
+
+
+def wrong_eps():
+    model = Net()
+    model.stem[1].eps = 1e-3
+    return model
+
+
+def wrong_stride():
+    model = Net()
+    model.body[0].stride = (1, 1)
+    return model
+
+
+@port
+def dead_channel(self, x):
+    x = self.features(x)
+    return self.head(torch.cat([x[:, :1] * 0, x[:, 1:]], 1))
+
+
+@port
+def stored_as_float16(self, x):
+    return self.head(self.features(x)).half().float()
+
+
+@port
+def nan(self, x):
+    x = self.head(self.features(x))
+    return torch.where(x == x.amax(), torch.nan, x)
+
+
+@port
+def scaled(self, x):
+    return self.head(self.features(x)) * 1.002
+
+
+@port
+def no_bias(self, x):
+    return self.features(x) @ self.head.weight.T
+
+
+@port
+def probabilities(self, x):
+    return self.head(self.features(x)).softmax(1)
+
+
+@port
+def one_class_more(self, x):
+    return nn.functional.pad(self.head(self.features(x)), (0, 1))
+
+
+@port
+def rolled(self, x):
+    return self.head(self.features(x)).roll(1, 1)
+"""
+PORTS = {  # the question that fails, 0 where none does
+    "clean": 0,
+    "wrong_eps": 1,
+    "wrong_stride": 1,
+    "dead_channel": 1,
+    "stored_as_float16": 1,
+    "nan": 1,
+    "scaled": 1,
+    "no_bias": 1,
+    "probabilities": 1,
+    "one_class_more": 1,
+    "rolled": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The programs of the rules, run in this process: starting Python each time takes seconds."""
+    names = ("weights", "inputs", "outputs", "operators", "numerics", "metrics")
+    return {n: runpy.run_path(str(ROOT / "scripts" / f"{n}.py"))["main"] for n in names}
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory, scripts):
+    """A system as the rules leave it, with the reference's outputs and a prediction."""
+    place = tmp_path_factory.mktemp("judge")
+    (place / "net.py").write_text(NETWORK)
+    folder = place / "results" / "net"
+    network = f"{place}/net.py:clean"
+    settings = {"resize": 40, "crop": 32}
+    scripts["weights"](
+        ["seed:1"], network, folder / "weights.safetensors", "test", {}, settings, {}
+    )
+    inputs = folder / "inputs.npy"
+    scripts["inputs"](["skimage:chelsea", "random:3"], network, inputs, "test", settings)
+    run(scripts, folder, "cpu/measured", "measured")
+    run(scripts, folder, "cpu/exact", "exact")
+    run(scripts, folder, "second/predicted", "predicted")
+    return folder
+
+
+def run(scripts, folder, place, kind, **more):
+    output, device = folder / place / "outputs.npy", cli.device("cpu")
+    scripts["outputs"](
+        folder, folder / "inputs.npy", output, "test", run=kind, device=device, **more
+    )
+
+
+def ported(folder, name):
+    return f"{folder.parents[1]}/net.py:{name}"
+
+
+def from_files(scripts, folder, name):
+    """Ask the questions of a port as the rules do; return metrics.json."""
+    place = folder / "second" / "measured"
+    inputs, device = folder / "inputs.npy", cli.device("cpu")
+    run(scripts, folder, "second/measured", "measured", ported=ported(folder, name))
+    asked = {"device": device, "ported": ported(folder, name)}
+    scripts["operators"](folder, inputs, place, "test", **asked)
+    scripts["numerics"](
+        folder, inputs, place / "outputs.npy", place / "numerics.json", "test", device=device
+    )
+    output = place / "metrics.json"
+    scripts["metrics"](folder, "cpu", "second", "measured", output, "test", heads={})
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_files_and_memory_have_one_verdict(name, system, scripts):
+    written = from_files(scripts, system, name)
+    report = check_port(
+        checkpoints.load(system),
+        checkpoints.load(system, ported(system, name)),
+        evidence.read_inputs(system / "inputs.npy"),
+        names=evidence.read_json(system / "inputs.json")["names"],
+        pretrained=False,
+    )
+    told = json.loads(json.dumps(report.judgement.to_dict()))
+    assert told["verdict_line"] == str(report.verdict)
+    assert (told["failed_question"] or 0) == PORTS[name]
+    assert {key: written[key] for key in told} == told
+    assert set(written) - set(told) == {
+        *("run", "backend", "numerics", "sha256", "versions", "code")
+    }
+
+
+# The judge itself
+
+
+def case(**changed):
+    outputs = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
+    runs = Runs(outputs, outputs.astype(np.float64), outputs, measured=outputs.copy())
+    known = {"differences": [], "operators": [], "distances": {"fp32": 0.0}, "pretrained": True}
+    return Case(runs, Numerics(), **{"names": ["a", "b", "c"], **known, **changed})
+
+
+def test_what_was_not_asked_is_no_failure_and_makes_the_evidence_weak():
+    assert str(judge(case()).verdict) == "PASS (strong evidence)"
+    verdict = judge(case(differences=None, operators=None)).verdict
+    assert str(verdict) == "PASS (weak evidence)"
+    assert [a.passed for a in verdict.answers] == [None, None, True, False]
+    assert "same program" in verdict.answers[3].findings[0]
+    assert "same kernels" in verdict.answers[3].findings[1]
+
+
+@pytest.mark.parametrize("names", [["a"], [], ["a", "b", "c", "d"]])
+def test_there_is_one_name_for_each_input(names):
+    with pytest.raises(ParityError, match=f"names: found {len(names)}, .* 3 inputs"):
+        case(names=names)
+
+
+def test_operators_are_read_as_they_were_written(tmp_path):
+    results = [
+        OperatorResult(0, "", "aten.add.Tensor", "1x2 1x2", 0.5, 0.25, True, (), ""),
+        OperatorResult(1, "0", "aten.mm.default", "1x2", float("inf"), 1.0, False, (), 'a "b", c'),
+        OperatorResult(2, "a.b", "aten.x", "scalar", float("nan"), float("nan"), None, (), "none"),
+    ]
+    import pandas as pd
+
+    frame = pd.DataFrame([r.row() for r in results], columns=COLUMNS)
+    file = tmp_path / "operators.csv"
+    file.write_text(frame.to_csv(index=False))
+    assert str(OperatorResult.read(file)) == str(results)
