@@ -1,17 +1,21 @@
 # `make` sets up and runs everything. It needs only Python 3.11, make and git.
 #   make EXTRA=npu PROFILE=profiles/npu    on a machine with an Ascend NPU
+#   make TORCH_INDEX=https://download.pytorch.org/whl/cpu    torch without CUDA (x86_64)
 UV := $(or $(shell command -v uv),.uv/bin/uv)
-EXTRA ?= cpu
+INSTALLED := $(shell cat .venv/.ready 2>/dev/null)
+EXTRA ?= $(or $(INSTALLED),cpu)
 CORES ?= 4
 PROFILE ?= profiles/default
+# A bar on a terminal, few lines elsewhere; `make VERBOSE=1` prints all that Snakemake says.
+LOGGER := $(if $(VERBOSE),,--logger rich)
 # A kernel of OpenBLAS that every processor of the family supports, but rarely uses by default.
 OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test elsewhere evidence quick lint docs gate clean
+.PHONY: all test elsewhere evidence quick lint docs gate clean FORCE
 
 all: .venv/.ready
-	snakemake --cores $(CORES) --workflow-profile $(PROFILE) all
+	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
 
 test: .venv/.ready
 	pytest -n 2 --dist loadfile
@@ -54,9 +58,12 @@ gate: .venv/.ready
 clean:
 	rm -rf results logs .snakemake
 
-.venv/.ready: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --locked --extra $(EXTRA) --compile-bytecode
-	touch $@
+# The file holds the name of the installed extra. Another EXTRA installs another environment.
+.venv/.ready: pyproject.toml uv.lock $(if $(filter-out $(INSTALLED),$(EXTRA)),FORCE) | $(UV)
+	python3 envs/install.py $(EXTRA) --uv $(UV) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
+	echo $(EXTRA) > $@
+
+FORCE:
 
 .uv/bin/uv:
 	python3 -m venv .uv

@@ -66,7 +66,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: torch takes seconds, and planning a run needs none."""
+    """Import a name when it is first used: torch takes seconds, and planning a run needs none.
+
+    If torch cannot be imported because of torch_npu, the error is one line, a ParityError.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    from npu_parity.backends import environment
+
+    with environment.guarded():
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from npu_parity import cli
+from npu_parity.errors import ParityError
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -48,6 +49,21 @@ def probe(
         rounding = f", rounding {result['rounding']}" if result["rounding"] else ""
         name = result["format"] or "no known format"
         print(f"{device} {kind}: {result['mantissa_bits']} mantissa bits{rounding} ({name})")
+
+
+@app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="the folder of results")] = Path("results"),
+) -> None:
+    """Compute every hash and every verdict in RESULTS again, and name what does not fit."""
+    from npu_parity.audit.verify import verify as check
+
+    lines, wrong = check(results)
+    for line in (*lines, *wrong[1:]):
+        print(line)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ParityError(f"{wrong[0]}{more}")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from npu_parity.backends import outputs
+from npu_parity.backends import network, outputs
 from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError
 from npu_parity.numerics.emulation import emulate
@@ -129,7 +129,8 @@ class Original:
             operators run inside it.
 
     Raises:
-        ParityError: no inputs, unknown numerics, or a reference in training mode.
+        ParityError: no inputs, unknown numerics, or a reference in training mode or with lazy
+            modules.
 
     >>> original = Original(nn.Linear(4, 3).eval(), torch.eye(4))
     >>> original.check(copy.deepcopy(original.reference)).passed
@@ -148,8 +149,11 @@ class Original:
         pretrained: bool | None = None,
         kernels: Context | None = None,
     ):
-        # Copy, because a port may share modules with the reference and is moved to the device.
-        self.reference, self.inputs = copy.deepcopy(reference).to("cpu"), _array(inputs)
+        network.expect_ready(reference)
+        with network.guarded(network.named(reference)):
+            # Copy, because a port may share modules with the reference and is moved to the device.
+            self.reference = copy.deepcopy(reference).to("cpu")
+        self.inputs = _array(inputs)
         self.device = _device(device, numerics)
         self.promised = self.device.numerics
         self.asked = self.device.implementation.questions
@@ -204,7 +208,8 @@ class Original:
             return None
         theirs = self.inputs if ported_inputs is None else ported_inputs
         findings = _inputs_differ(self.inputs, theirs)
-        return findings + differences(self.reference, ported, _tensor(self.inputs[:1]))
+        with network.guarded(network.named(ported)):
+            return findings + differences(self.reference, ported, _tensor(self.inputs[:1]))
 
     def follow(
         self,
@@ -232,7 +237,8 @@ class Original:
         if ported is not None:
             theirs = self.inputs if ported_inputs is None else ported_inputs
             one = _tensor(theirs[number : number + 1])
-            with self._target(within).configured() as target, within():
+            name = network.named(ported)
+            with network.guarded(name), self._target(within).configured() as target, within():
                 measured = record(ported.to(target), one.to(target))
         return divergence(calls, exact, predicted, measured, alone)
 
@@ -246,14 +252,17 @@ class Original:
         """Ask the four questions about a port. The arguments are the same as in `check_port`."""
         within = kernels or self.kernels or contextlib.nullcontext
         theirs = self.inputs if ported_inputs is None else _array(ported_inputs)
+        network.expect_ready(ported)
+        name = network.named(ported)
+        runs = self.runs  # outputs that cannot be compared are told before anything runs long
         differences = self.differences(ported, theirs)
-        operators = self._operators(within) if kernels else self.operators
-        with self._target(within).configured() as target, within():
+        with network.guarded(name), self._target(within).configured() as target, within():
             measured = outputs.forward(ported.to(target), theirs, target, batch)
             probed = self.probe(target)
+        operators = self._operators(within) if kernels else self.operators
         judgement = judge(
             Case(
-                replace(self.runs, measured=measured),
+                replace(runs, measured=measured),
                 self.promised,
                 self.names,
                 self.task,
@@ -307,8 +316,8 @@ def check_port(
             operators run inside it.
 
     Raises:
-        ParityError: no inputs, the device is not available, or the outputs do not have one row for
-            each input.
+        ParityError: no inputs, the device is not available, a network fails, or its outputs cannot
+            be compared: they are not floating point, or do not have one row for each input.
 
     >>> reference = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten()).eval()
     >>> ported = copy.deepcopy(reference)

@@ -8,31 +8,41 @@ from typing import Annotated, Any
 
 import typer
 
+from npu_parity.backends import environment
 from npu_parity.backends.device import Device as _Device
-from npu_parity.errors import ParityError, first_line
+from npu_parity.errors import ParityError
+from npu_parity.evidence import manifest
 from npu_parity.evidence.code import digest
 from npu_parity.numerics.formats import Numerics
+
+# Options that every program takes: the hash of its code, and those of the user's files it reads.
+CODE, READS = "--code=", "--reads="
+# Options that change no result.
+NO_RESULT = (CODE, "--threads=", "--output=")
 
 
 def run(main: Callable[..., None] | typer.Typer) -> None:
     """Run `main` with the arguments of the command line. A user's mistake prints one line, exit 1.
 
-    The same applies if torch cannot be imported because torch_npu does not find CANN.
+    The same applies if torch cannot be imported because of torch_npu; see `environment.guarded`.
     """
+    arguments = sys.argv[1:]
+    code = next((a.removeprefix(CODE) for a in arguments if a.startswith(CODE)), "")
+    options = [a for a in arguments if not a.startswith(NO_RESULT)]
+    sys.argv[1:] = [a for a in arguments if not a.startswith((CODE, READS))]
+    script = Path(sys.argv[0])
+    if not code and script.suffix == ".py":  # started by hand
+        code = digest(script)
     try:
-        main() if isinstance(main, typer.Typer) else typer.run(main)
+        with (
+            environment.guarded(),
+            manifest.job(
+                script.stem, code or (digest(script) if script.suffix == ".py" else ""), options
+            ),
+        ):
+            main() if isinstance(main, typer.Typer) else typer.run(main)
     except ParityError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except RuntimeError as error:
-        if "backend extension: torch_npu" not in str(error):
-            raise
-        reason = first_line(error.__cause__) if error.__cause__ else "no reason given"
-        print(
-            f"error: torch cannot load torch_npu ({reason}); source CANN's set_env.sh, or set "
-            "TORCH_DEVICE_BACKEND_AUTOLOAD=0 to continue without the NPU",
-            file=sys.stderr,
-        )
         sys.exit(1)
 
 
@@ -55,16 +65,9 @@ def device(text: str) -> _Device:
     return found
 
 
-def _code() -> str:
-    return digest(sys.argv[0])
-
-
 # Common options of the programs that the rules run.
 Weights = Annotated[Path, typer.Option(help="folder with weights.safetensors and its sidecar")]
 Inputs = Annotated[Path, typer.Option(help="inputs.npy, in the same folder as its sidecar")]
 Device = Annotated[_Device, typer.Option(parser=device, help="a backend, or JSON with numerics")]
 Ported = Annotated[str, typer.Option(help="the port's own architecture, if it has one")]
 Threads = Annotated[int, typer.Option(help="CPU threads; at most one for each CPU")]
-Code = Annotated[
-    str, typer.Option(default_factory=_code, help="hash of this program's code, for the sidecar")
-]

@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def check_files(config: Config, document: Document) -> None:
         for key, files in (
             *((key, _own_files(system, key)) for key in NETWORKS),
             ("weights", weight_files(system)),
-            ("inputs", images.files(system["inputs"])),
+            ("inputs", input_files(system)),
         ):
             for file in files:
                 if not Path(file).is_file():
@@ -190,6 +190,11 @@ def weight_files(system: dict[str, Any]) -> list[str]:
     """Return the user's own files that the weights depend on."""
     files = [file for source in system["weights"] for file in weights.parse(source).user_files()]
     return files + _own_files(system, "architecture")
+
+
+def input_files(system: dict[str, Any]) -> list[str]:
+    """Return the user's own images."""
+    return images.files(system["inputs"])
 
 
 def label_files(system: dict[str, Any]) -> list[str]:
@@ -239,6 +244,13 @@ def runs(config: Config) -> tuple[list[tuple[str, str]], dict[str, str]]:
         if settings["measure"] != "never":
             planned.append((name, "measured"))
     return planned, left_out
+
+
+def check_software(config: Config, planned: Collection[tuple[str, str]]) -> None:
+    """Raise ParityError if torch cannot be loaded for a device that these runs measure."""
+    for name, run in planned:
+        if run == "measured":
+            _device(config["devices"][name]).check()
 
 
 def _device(settings: dict[str, Any]) -> Device:

@@ -19,4 +19,32 @@ class Unavailable(ParityError):
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type if it has none."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    return _message(error).partition("\n")[0] or type(error).__name__
+
+
+def reason(error: BaseException, limit: int) -> str:
+    r"""Return the type and the message of an error in one line of at most `limit` characters.
+
+    >>> reason(ValueError("two\nlines"), 40), reason(AssertionError(), 40)
+    ('ValueError: two lines', 'AssertionError')
+    """
+    kind, message = type(error).__name__, _message(error)
+    return shorten(f"{kind}: {message}" if message.strip() else kind, limit)
+
+
+def shorten(text: str, limit: int) -> str:
+    r"""Return `text` as one line of at most `limit` printable characters.
+
+    >>> shorten("one\ntwo three", 9)
+    'one two …'
+    """
+    line = " ".join(text[: 10 * limit].split())
+    line = "".join(character if character.isprintable() else "?" for character in line)
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # a user's exception may fail in any way while it explains itself
+        return ""

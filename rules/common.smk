@@ -12,10 +12,10 @@ from functools import cache
 from snakemake.utils import update_config
 
 from npu_parity import config as configuration
+from npu_parity import evidence
 from npu_parity.backends.device import BACKENDS
 from npu_parity.errors import ParityError
 from npu_parity.evidence.code import digest
-from npu_parity.sources import images
 
 # `python` in a rule is the Python that runs Snakemake. It imports the package beside the Snakefile.
 os.environ |= {
@@ -42,6 +42,13 @@ RUNS = [f"{device}/{run}" for device, run in PLANNED]
 REFERENCE, *COMPARED = RUNS
 MEASURED = [f"{device}/{run}" for device, run in PLANNED if run == "measured"]
 
+# A torch_npu that cannot be imported would abort every job. With conda, jobs use another Python.
+try:
+    if not workflow.deployment_settings.deployment_method:
+        configuration.check_software(config, PLANNED)
+except ParityError as error:
+    sys.exit(f"error: {error}")
+
 
 wildcard_constraints:
     system="|".join(SYSTEMS),
@@ -55,47 +62,101 @@ def script(name: str) -> str:
 
 
 @cache
-def digest_of(name: str, *backends: str) -> str:
+def code(name: str, *backends: str) -> str:
     """Return the hash of all code that scripts/NAME.py uses with these backends."""
     return digest(script(name), {BACKENDS.entries[backend] for backend in backends})
 
 
-def code(name: str):
-    """Return a function of the wildcards: the hash of scripts/NAME.py and all code that it uses."""
+sha256 = cache(evidence.sha256)  # a large file is hashed once
 
-    def value(wildcards):
-        device = wildcards.get("device")
-        named = ["cpu", config["devices"][device]["backend"]] if device else []
-        return digest_of(name, *sorted(set(named)))
+PROGRAMS = {}  # name: function of the wildcards that returns the options
 
-    return value
+
+def program(name: str, *parts, reads=None, then=(), **named):
+    """Return a function of the wildcards: the options of scripts/NAME.py and the hash of its code.
+
+    Every value may be a function of the wildcards.
+
+    Args:
+        parts: lists of options.
+        reads: function of a system's settings that returns the user's own files. They count by
+            content: Snakemake is not told of them, so that their names and times do not matter.
+        then: arguments without a name.
+        named: options by name; a mapping becomes JSON.
+    """
+
+    def value_of(value, wildcards):
+        return value(wildcards) if callable(value) else value
+
+    def options(wildcards):
+        found = [option for part in parts for option in value_of(part, wildcards)]
+        for key, value in named.items():
+            value = value_of(value, wildcards)
+            text = value if isinstance(value, str) else json.dumps(value)
+            found.append(f"--{key.replace('_', '-')}={text}")
+        if reads:
+            files = reads(config["models"][wildcards.system])
+            found.append(f"--reads={','.join(map(sha256, files))}")
+        device = config["devices"].get(wildcards.get("device"))
+        backends = {"cpu", device["backend"]} if device else ()
+        found.append(f"--code={code(name, *sorted(backends))}")
+        return [*found, "--", *map(str, value_of(then, wildcards))]
+
+    PROGRAMS[name] = options
+    return options
+
+
+def software(wildcards) -> str:
+    """Return the conda file of a program that runs the network; envs/ has one for each backend."""
+    own = f"{config['devices'][wildcards.device]['backend']}.yaml"
+    measured = wildcards.get("run", "measured") == "measured"
+    found = measured and os.path.exists(f"{workflow.basedir}/envs/{own}")
+    return f"../envs/{own}" if found else "../envs/cpu.yaml"
 
 
 def setting(key: str):
-    """Return a function of the wildcards: a setting of the system, with mappings as JSON."""
-
-    def value(wildcards):
-        found = config["models"][wildcards.system].get(key, {})
-        return json.dumps(found) if isinstance(found, dict) else found
-
-    return value
+    """Return a function of the wildcards: a setting of the system."""
+    return lambda wildcards: config["models"][wildcards.system].get(key, {})
 
 
-def of_system(find):
-    """Return a function of the wildcards: the result of `find` on the settings of the system."""
-    return lambda wildcards: find(config["models"][wildcards.system])
+def flag(key: str):
+    """Return a function of the wildcards: a setting of the system that is true or false."""
+    return lambda wildcards: [
+        f"--{key}" if config["models"][wildcards.system][key] else f"--no-{key}"
+    ]
+
+
+def only_measured(option: str, file: str):
+    """Return a function of the wildcards: an option with a file that measured runs have."""
+    return lambda wildcards: [f"--{option}={in_run(f'measured/{file}')(wildcards)}"] * (
+        wildcards.run == "measured"
+    )
 
 
 def network(wildcards) -> dict:
-    """Return the input files of a program that runs the network, including the user's own files."""
+    """Return the results that a program that runs the network reads: weights and inputs."""
     folder = f"results/{wildcards.system}"
     return {
         "weights": f"{folder}/weights.safetensors",
         "provenance": f"{folder}/weights.json",
         "inputs": f"{folder}/inputs.npy",
         "names": f"{folder}/inputs.json",
-        "own": configuration.network_files(config["models"][wildcards.system]),
     }
+
+
+def in_system(file: str = ""):
+    """Return a function of the wildcards: the folder of the system, or a file in it."""
+    return lambda wildcards: os.path.join(f"results/{wildcards.system}", file).rstrip(
+        "/"
+    )
+
+
+def in_run(file: str):
+    """Return a function of the wildcards: a file of the device, such as measured/outputs.npy."""
+    return (
+        lambda wildcards: f"results/{wildcards.system}/{wildcards.device}/"
+        + file.format(**wildcards)
+    )
 
 
 def on_device(wildcards) -> list[str]:

@@ -19,15 +19,17 @@ rule divergence:
     conda:
         "../envs/cpu.yaml"
     params:
-        operators=lambda wildcards, input: [f"--operators={input.operators}"]
-        * bool(input.operators),
-        device=on_device,
-        ported=ported,
         script=script("divergence"),
-        code=code("divergence"),
+        options=program(
+            "divergence",
+            on_device,
+            ported,
+            only_measured("operators", "operators.csv"),
+            reads=configuration.network_files,
+            metrics=in_run("{run}/metrics.json"),
+        ),
     shell:
-        "python {params.script:q} {params.device:q} {params.ported:q} --metrics {input.metrics:q} "
-        "{params.operators:q} --threads {threads} --output {output:q} 2> {log:q}"
+        "python {params.script:q} --threads={threads} --output={output:q} {params.options:q} 2> {log:q}"
 
 
 rule figure:
@@ -43,10 +45,7 @@ rule figure:
     conda:
         "../envs/cpu.yaml"
     params:
-        runs=RUNS,
-        folder=subpath(input[0], parent=True),
         script=script("figure"),
-        code=code("figure"),
+        options=program("figure", folder=in_system(), then=RUNS),
     shell:
-        "python {params.script:q} {params.runs} --folder {params.folder:q} "
-        "--output {output:q} 2> {log:q}"
+        "python {params.script:q} --output={output:q} {params.options:q} 2> {log:q}"

@@ -5,8 +5,6 @@ in: nothing, or the user's images   out: inputs.npy (inputs, 3, H, W) and its si
 
 
 rule inputs:
-    input:
-        of_system(lambda system: images.files(system["inputs"])),
     output:
         array="results/{system}/inputs.npy",
         sidecar="results/{system}/inputs.json",
@@ -15,11 +13,13 @@ rule inputs:
     conda:
         "../envs/cpu.yaml"
     params:
-        sources=setting("inputs"),
-        architecture=setting("architecture"),
-        preprocessing=setting("preprocessing"),
         script=script("inputs"),
-        code=code("inputs"),
+        options=program(
+            "inputs",
+            reads=configuration.input_files,
+            then=setting("inputs"),
+            architecture=setting("architecture"),
+            preprocessing=setting("preprocessing"),
+        ),
     shell:
-        "python {params.script:q} {params.sources:q} --architecture {params.architecture:q} "
-        "--preprocessing {params.preprocessing:q} --code {params.code} --output {output.array:q} 2> {log:q}"
+        "python {params.script:q} --output={output.array:q} {params.options:q} 2> {log:q}"

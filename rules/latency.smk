@@ -12,18 +12,19 @@ rule latency:
     log:
         "logs/{system}/{device}/measured/latency.log",
     conda:
-        "../envs/cpu.yaml"
+        software
     threads: workflow.cores
     params:
-        device=on_device,
-        ported=ported,
-        batch_sizes=config["latency"]["batch_sizes"],
-        warmup=config["latency"]["warmup"],
-        samples=config["latency"]["samples"],
-        batch_samples=config["latency"]["batch_samples"],
         script=script("latency"),
-        code=code("latency"),
+        options=program(
+            "latency",
+            on_device,
+            ported,
+            reads=configuration.network_files,
+            then=config["latency"]["batch_sizes"],
+            warmup=config["latency"]["warmup"],
+            samples=config["latency"]["samples"],
+            batch_samples=config["latency"]["batch_samples"],
+        ),
     shell:
-        "python {params.script:q} {params.batch_sizes} {params.device:q} {params.ported:q} "
-        "--warmup {params.warmup} --samples {params.samples} --batch-samples {params.batch_samples} "
-        "--threads {threads} --code {params.code} --output {output:q} 2> {log:q}"
+        "python {params.script:q} --threads={threads} --output={output:q} {params.options:q} 2> {log:q}"

@@ -13,16 +13,16 @@ rule operators:
     log:
         "logs/{system}/{device}/measured/operators.log",
     conda:
-        "../envs/cpu.yaml"
+        software
     params:
         output=subpath(output.program, parent=True),
-        device=on_device,
-        ported=ported,
         script=script("operators"),
-        code=code("operators"),
+        options=program(
+            "operators", on_device, ported, reads=configuration.network_files
+        ),
     shell:
-        "python {params.script:q} {params.device:q} {params.ported:q} --threads {threads} "
-        "--code {params.code} --output {params.output:q} 2> {log:q}"
+        "python {params.script:q} --threads={threads} --output={params.output:q} "
+        "{params.options:q} 2> {log:q}"
 
 
 rule numerics:
@@ -37,9 +37,12 @@ rule numerics:
     conda:
         "../envs/cpu.yaml"
     params:
-        device=on_device,
         script=script("numerics"),
-        code=code("numerics"),
+        options=program(
+            "numerics",
+            on_device,
+            reads=configuration.network_files,
+            outputs=in_run("measured/outputs.npy"),
+        ),
     shell:
-        "python {params.script:q} {params.device:q} --outputs {input.outputs:q} "
-        "--threads {threads} --code {params.code} --output {output:q} 2> {log:q}"
+        "python {params.script:q} --threads={threads} --output={output:q} {params.options:q} 2> {log:q}"

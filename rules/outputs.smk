@@ -15,14 +15,17 @@ rule outputs:
     log:
         "logs/{system}/{device}/{run}/outputs.log",
     conda:
-        "../envs/cpu.yaml"
+        software
     params:
-        device=on_device,
-        ported=ported,
-        batch=setting("batch"),
         script=script("outputs"),
-        code=code("outputs"),
+        options=program(
+            "outputs",
+            on_device,
+            ported,
+            reads=configuration.network_files,
+            run=lambda wildcards: wildcards.run,
+            batch=setting("batch"),
+        ),
     shell:
-        "python {params.script:q} {params.device:q} {params.ported:q} --run {wildcards.run} "
-        "--batch {params.batch} --threads {threads} --code {params.code} "
-        "--output {output.array:q} 2> {log:q}"
+        "python {params.script:q} --threads={threads} --output={output.array:q} "
+        "{params.options:q} 2> {log:q}"

@@ -36,16 +36,18 @@ rule metrics:
     conda:
         "../envs/cpu.yaml"
     params:
-        system=subpath(input[0], parent=True),
-        reference=config["reference"],
-        task=setting("task"),
-        heads=setting("heads"),
         script=script("metrics"),
-        code=code("metrics"),
+        options=program(
+            "metrics",
+            reference=config["reference"],
+            device=lambda wildcards: wildcards.device,
+            run=lambda wildcards: wildcards.run,
+            task=setting("task"),
+            heads=setting("heads"),
+            then=lambda wildcards: [in_system()(wildcards)],
+        ),
     shell:
-        "python {params.script:q} {params.system:q} --reference {params.reference:q} "
-        "--device {wildcards.device:q} --run {wildcards.run} --task {params.task} "
-        "--heads {params.heads:q} --code {params.code} --output {output:q} 2> {log:q}"
+        "python {params.script:q} --output={output:q} {params.options:q} 2> {log:q}"
 
 
 rule verify:
@@ -58,4 +60,4 @@ rule verify:
     params:
         script=script("verify"),
     shell:
-        "python {params.script:q} {input:q} 2> {log:q}"
+        "python {params.script:q} results 2> {log:q}"

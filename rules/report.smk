@@ -8,7 +8,6 @@ rule table:
     input:
         "results/{system}/weights.json",
         "results/{system}/divergence.svg",
-        of_system(configuration.label_files),
         "results/{system}/inputs.json",
         expand("results/{{system}}/{run}/run.json", run=RUNS),
         expand("results/{{system}}/{run}/metrics.json", run=COMPARED),
@@ -22,16 +21,18 @@ rule table:
     conda:
         "../envs/cpu.yaml"
     params:
-        runs=RUNS,
-        folder=subpath(input[0], parent=True),
-        system=lambda wildcards: json.dumps(
-            configuration.shown(config["models"][wildcards.system])
-        ),
         script=script("table"),
-        code=code("table"),
+        options=program(
+            "table",
+            reads=configuration.label_files,
+            folder=in_system(),
+            system=lambda wildcards: configuration.shown(
+                config["models"][wildcards.system]
+            ),
+            then=RUNS,
+        ),
     shell:
-        "python {params.script:q} {params.runs} --folder {params.folder:q} "
-        "--system {params.system:q} --output {output:q} 2> {log:q}"
+        "python {params.script:q} --output={output:q} {params.options:q} 2> {log:q}"
 
 
 rule summary:
@@ -51,14 +52,13 @@ rule summary:
     conda:
         "../envs/cpu.yaml"
     params:
-        runs=RUNS,
-        folder=subpath(output[0], parent=True),
-        systems=json.dumps(
-            {s: configuration.shown(config["models"][s]) for s in SYSTEMS}
-        ),
-        left_out=json.dumps(LEFT_OUT),
         script=script("summary"),
-        code=code("summary"),
+        options=program(
+            "summary",
+            folder="results",
+            systems={s: configuration.shown(config["models"][s]) for s in SYSTEMS},
+            left_out=LEFT_OUT,
+            then=RUNS,
+        ),
     shell:
-        "python {params.script:q} {params.runs} --folder {params.folder:q} "
-        "--systems {params.systems:q} --left-out {params.left_out:q} --code {params.code} 2> {log:q}"
+        "python {params.script:q} {params.options:q} 2> {log:q}"

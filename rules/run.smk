@@ -1,5 +1,14 @@
 """Actions before the first job of a run and after the last."""
 
+import atexit
+from pathlib import Path
+
+from npu_parity.cli import CODE
+from npu_parity.evidence import lock, manifest
+from npu_parity.report.failures import causes
+
+OWNER = lock.release_dead()
+
 
 def forget_hubs():
     """Remove the answers of the hubs, so the next run checks the hubs again."""
@@ -15,6 +24,48 @@ def finish():
         shell("python {path:q} results/summary.json", path=script("show"))
 
 
+class Named(dict):
+    """Wildcards of a result that is there already."""
+
+    __getattr__ = dict.__getitem__
+
+
+def expected(name: str, wildcards: dict):
+    """Return the code and the options that a program would have today; see `manifest.outdated`."""
+    known = {"system": SYSTEMS, "device": config["devices"]}
+    if name not in PROGRAMS or any(
+        value not in known.get(key, [value]) for key, value in wildcards.items()
+    ):
+        return None
+    options = PROGRAMS[name](Named(wildcards))
+    return next(o.removeprefix(CODE) for o in options if o.startswith(CODE)), [
+        option for option in options if not option.startswith(CODE)
+    ]
+
+
+# Snakemake's own memory may be gone, or be of another machine. The manifests say what made a result.
+OUTDATED = dict(manifest.outdated(Path("results"), expected))
+
+
+class Workflow(type(workflow)):
+    """Snakemake's own workflow, which makes outdated results again as if by --forcerun.
+
+    Snakemake sets `dag_settings` after it has read this file, and has no other way to say so.
+    """
+
+    @property
+    def dag_settings(self):
+        return self.__dict__["dag_settings"]
+
+    @dag_settings.setter
+    def dag_settings(self, settings):
+        settings.forcerun = settings.forcerun | {str(path) for path in OUTDATED}
+        self.__dict__["dag_settings"] = settings
+
+
+workflow.__class__ = Workflow
+
+
 onstart:
     forget_hubs()
 
@@ -26,3 +77,6 @@ onsuccess:
 
 onerror:
     forget_hubs()
+    # After all that Snakemake prints: the causes are the last that is read.
+    text = "".join(Path(file).read_text(errors="replace") for file in log)
+    atexit.register(lambda: print(*causes(text), sep="\n", file=sys.stderr))

@@ -10,8 +10,6 @@ HUB_ANSWERS = "results/hubs.json"  # exists only during a run
 
 
 rule weights:
-    input:
-        of_system(configuration.weight_files),
     output:
         file="results/{system}/weights.safetensors",
         sidecar="results/{system}/weights.json",
@@ -20,22 +18,18 @@ rule weights:
     conda:
         "../envs/cpu.yaml"
     params:
-        sources=setting("weights"),
-        architecture=setting("architecture"),
-        arguments=setting("arguments"),
-        preprocessing=setting("preprocessing"),
-        seeded=setting("seeded"),
-        tensors=setting("tensors"),
-        calibrate=lambda wildcards: (
-            "--calibrate"
-            if config["models"][wildcards.system]["calibrate"]
-            else "--no-calibrate"
-        ),
-        answers=HUB_ANSWERS,
         script=script("weights"),
-        code=code("weights"),
+        options=program(
+            "weights",
+            flag("calibrate"),
+            reads=configuration.weight_files,
+            then=setting("weights"),
+            architecture=setting("architecture"),
+            arguments=setting("arguments"),
+            preprocessing=setting("preprocessing"),
+            seeded=setting("seeded"),
+            tensors=setting("tensors"),
+            hubs=HUB_ANSWERS,
+        ),
     shell:
-        "python {params.script:q} {params.sources:q} --architecture {params.architecture:q} "
-        "--arguments {params.arguments:q} --preprocessing {params.preprocessing:q} "
-        "--seeded {params.seeded:q} --tensors {params.tensors} {params.calibrate} "
-        "--hubs {params.answers:q} --code {params.code} --output {output.file:q} 2> {log:q}"
+        "python {params.script:q} --output={output.file:q} {params.options:q} 2> {log:q}"

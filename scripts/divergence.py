@@ -32,7 +32,7 @@ def main(
     port = alone = None
     if found["run"] == "measured":
         port = checkpoints.load(weights_folder, ported or None)
-        alone = pd.read_csv(operators).set_index("index")["max_error_of_bound"].to_dict()
+        alone = evidence.read_table(operators).set_index("index")["max_error_of_bound"].to_dict()
     steps = original.follow(port, worst_input(found), alone=alone)
     frame = pd.DataFrame(step.row() for step in steps)
     evidence.write_text(output, frame.to_csv(index=False))

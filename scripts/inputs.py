@@ -15,7 +15,6 @@ def main(
     sources: Annotated[list[str], typer.Argument(help="e.g. skimage:chelsea, random:100, cat.jpg")],
     architecture: Annotated[str, typer.Option(help="timm:NAME selects timm's preprocessing")],
     output: Annotated[Path, typer.Option(help="the .npy file; the sidecar gets the same folder")],
-    code: cli.Code,
     preprocessing: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
 ) -> None:
     """Write the preprocessed SOURCES as one float32 array (inputs, 3, H, W)."""
@@ -31,7 +30,6 @@ def main(
             "shape": [len(inputs), *transform.shape],
             "sha256": digest,
         },
-        code,
     )
 
 

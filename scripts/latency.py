@@ -13,7 +13,6 @@ def main(
     weights_folder: cli.Weights,
     inputs: cli.Inputs,
     output: Annotated[Path, typer.Option(help="latency.json")],
-    code: cli.Code,
     batch_sizes: Annotated[list[int], typer.Argument(help="e.g. 1 4 8 16")],
     device: cli.Device = "cpu",
     ported: cli.Ported = "",
@@ -52,7 +51,6 @@ def main(
             "batch_sizes": timings,
             "weights_sha256": evidence.sha256(weights_folder / "weights.safetensors"),
         },
-        code,
     )
 
 

@@ -15,7 +15,6 @@ def main(
     device: Annotated[str, typer.Option(help="name of the device")],
     run: Annotated[Literal["measured", "predicted"], typer.Option()],
     output: Annotated[Path, typer.Option(help="metrics.json")],
-    code: cli.Code,
     task: Annotated[str, typer.Option(help="classification, features or digits")] = (
         "classification"
     ),
@@ -29,12 +28,14 @@ def main(
         output,
         {
             "run": run,
+            "reference": reference,
+            "task": task,
+            "head_widths": heads,
             "backend": stated["backend"],
             "numerics": stated["numerics"],
             "sha256": {name: evidence.sha256(path) for name, path in paths.items()},
             **judge(case).to_dict(),
         },
-        code,
     )
 
 

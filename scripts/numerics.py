@@ -13,7 +13,6 @@ def main(
     inputs: cli.Inputs,
     outputs: Annotated[Path, typer.Option(help="outputs.npy of the device")],
     output: Annotated[Path, typer.Option(help="numerics.json")],
-    code: cli.Code,
     device: cli.Device = "cpu",
     threads: cli.Threads = 1,
 ) -> None:
@@ -30,9 +29,7 @@ def main(
     with device.configured() as target:
         probed = original.probe(target)
     found = distances(measured, original.predictions)
-    evidence.write_sidecar(
-        output, {"found": nearest(found), "distances": found, "probe": probed}, code
-    )
+    evidence.write_sidecar(output, {"found": nearest(found), "distances": found, "probe": probed})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ def main(
     weights_folder: cli.Weights,
     inputs: cli.Inputs,
     output: Annotated[Path, typer.Option(help="folder of the run")],
-    code: cli.Code,
     device: cli.Device = "cpu",
     ported: cli.Ported = "",
     threads: cli.Threads = 1,
@@ -38,7 +37,6 @@ def main(
             "without_bound": without_bound(operators or ()),
             "threads": used,
         },
-        code,
     )
 
 

@@ -15,7 +15,6 @@ def main(
     weights_folder: cli.Weights,
     inputs: cli.Inputs,
     output: Annotated[Path, typer.Option(help="outputs.npy; run.json gets the same folder")],
-    code: cli.Code,
     run: Annotated[
         Literal["measured", "predicted", "exact"], typer.Option(help="exact: in float64")
     ] = "measured",
@@ -55,7 +54,6 @@ def main(
                 "outputs": digest,
             },
         },
-        code,
     )
 
 

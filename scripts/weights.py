@@ -14,7 +14,6 @@ def main(
     sources: Annotated[list[str], typer.Argument(help="in the order of trial, e.g. seed:42")],
     architecture: Annotated[str, typer.Option(help="e.g. timm:efficientnet_b0")],
     output: Annotated[Path, typer.Option(help=".safetensors file; sidecar in the same folder")],
-    code: cli.Code,
     arguments: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
     preprocessing: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
     seeded: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
@@ -46,7 +45,6 @@ def main(
             "tensors": len(state),
             "sha256": evidence.sha256(output),
         },
-        code,
     )
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from npu_parity.backends import cpu, machine
+from npu_parity.backends import cpu, environment, machine
 from npu_parity.backends.device import BACKENDS, Device
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
@@ -36,9 +36,13 @@ def absent(backend):
 def test_accelerator_is_missing_until_its_driver_shows(backend, tmp_path, monkeypatch):
     node = tmp_path / os.path.basename(BACKENDS[backend].node)
     monkeypatch.setattr(BACKENDS[backend], "node", str(node))
+    monkeypatch.setattr(environment, "installed", lambda: True)
     assert Device(backend).missing() == f"this machine has no {node}"
     (tmp_path / node.name.replace("[0-9]*", "0").replace("*", "128")).touch()
     assert Device(backend).missing() is None
+    monkeypatch.setattr(environment, "installed", lambda: False)
+    software = "this Python has no torch_npu; run: make EXTRA=npu" if backend == "npu" else None
+    assert Device(backend).missing() == software
 
 
 @pytest.mark.parametrize("backend", ["npu", "cuda", "xpu", "mps"])
@@ -107,7 +111,7 @@ def test_cpu_device():
 @pytest.mark.parametrize(
     ("backend", "advice"),
     [
-        ("npu", "set_env.sh; set TORCH_DEVICE_BACKEND_AUTOLOAD=0"),
+        ("npu", "make EXTRA=npu"),
         ("cuda", "NVIDIA's driver"),
         ("xpu", "Intel's driver"),
         ("mps", "Apple silicon"),

@@ -245,7 +245,6 @@ def test_emulated_devices_stay_within_the_bound_of_their_products(name, data):
         assert max(shares(call, numerics), default=0) <= 1, call.operator
 
 
-@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # torch's own
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("onednn", [True, False])
 def test_every_path_of_a_convolution(threads, onednn):

@@ -129,11 +129,9 @@ def system(tmp_path_factory, scripts):
     folder = place / "results" / "net"
     network = f"{place}/net.py:clean"
     settings = {"resize": 40, "crop": 32}
-    scripts["weights"](
-        ["seed:1"], network, folder / "weights.safetensors", "test", {}, settings, {}
-    )
+    scripts["weights"](["seed:1"], network, folder / "weights.safetensors", {}, settings, {})
     inputs = folder / "inputs.npy"
-    scripts["inputs"](["skimage:chelsea", "random:3"], network, inputs, "test", settings)
+    scripts["inputs"](["skimage:chelsea", "random:3"], network, inputs, settings)
     run(scripts, folder, "cpu/measured", "measured")
     run(scripts, folder, "cpu/exact", "exact")
     run(scripts, folder, "second/predicted", "predicted")
@@ -142,9 +140,7 @@ def system(tmp_path_factory, scripts):
 
 def run(scripts, folder, place, kind, **more):
     output, device = folder / place / "outputs.npy", cli.device("cpu")
-    scripts["outputs"](
-        folder, folder / "inputs.npy", output, "test", run=kind, device=device, **more
-    )
+    scripts["outputs"](folder, folder / "inputs.npy", output, run=kind, device=device, **more)
 
 
 def ported(folder, name):
@@ -157,12 +153,12 @@ def from_files(scripts, folder, name):
     inputs, device = folder / "inputs.npy", cli.device("cpu")
     run(scripts, folder, "second/measured", "measured", ported=ported(folder, name))
     asked = {"device": device, "ported": ported(folder, name)}
-    scripts["operators"](folder, inputs, place, "test", **asked)
+    scripts["operators"](folder, inputs, place, **asked)
     scripts["numerics"](
-        folder, inputs, place / "outputs.npy", place / "numerics.json", "test", device=device
+        folder, inputs, place / "outputs.npy", place / "numerics.json", device=device
     )
     output = place / "metrics.json"
-    scripts["metrics"](folder, "cpu", "second", "measured", output, "test", heads={})
+    scripts["metrics"](folder, "cpu", "second", "measured", output, heads={})
     return json.loads(output.read_text())
 
 
@@ -181,7 +177,8 @@ def test_files_and_memory_have_one_verdict(name, system, scripts):
     assert (told["failed_question"] or 0) == PORTS[name]
     assert {key: written[key] for key in told} == told
     assert set(written) - set(told) == {
-        *("run", "backend", "numerics", "sha256", "versions", "code")
+        *("run", "reference", "task", "head_widths", "backend", "numerics"),
+        *("sha256", "versions", "code"),
     }
 
 

@@ -158,7 +158,6 @@ def measured(folder):
             "inputs": str(folder / system / "inputs.npy"),
             "output": str(folder / name / "measured" / "outputs.npy"),
             "device": {"backend": "npu", "numerics": numerics},
-            "code": "none",
             "fault": fault,
         }
         for name, (system, numerics, fault) in RUNS.items()
@@ -350,8 +349,7 @@ def command(folder, device, output):
 @pytest.mark.skipif(hasattr(torch, "npu"), reason="this machine has torch_npu")
 def test_no_torch_npu(folder):
     line = told(python(*command(folder, "npu", "refused"), standin=False))
-    assert "device npu: No module named 'torch_npu'" in line
-    assert "install the npu extra" in line and "set_env.sh" in line
+    assert "device npu: torch_npu is not installed; run: make EXTRA=npu" in line
 
 
 @pytest.mark.parametrize("backend", ["npu", "cpu"])
@@ -462,10 +460,15 @@ def test_workflow_times_the_npu(snakemake):
     for (before, _), (event, launches), (after, _) in zip(runs, runs[1:], runs[2:], strict=False):
         if (before, event, after) == ("synchronize", "launch", "synchronize"):
             timed.append(launches)
-    assert len(timed) == 5 + 3 and len(set(timed)) == 1 and timed[0] > 10
+    steady = timed[2:]  # the first two passes estimate the time and also check the outputs
+    assert len(set(steady)) == 1 and steady[0] > 10
     assert sum(count for event, count in runs if event == "synchronize") == 2 * len(timed)
 
     found = json.loads((snakemake.folder / target).read_text())
+    # Two passes warm up each batch size. A busy machine is measured again.
+    attempts = [found["batch_sizes"][size]["attempts"] for size in ("1", "2")]
+    most = 2 + (2 + 5 * attempts[0]) + (2 + 3 * attempts[1])
+    assert 2 + (2 + 5) + (2 + 3) <= len(timed) <= most
     assert (found["unit"], found["backend"]) == ("ms", "npu")
     # The profile leaves what it does not name.
     assert found["numerics"] == Numerics(**HF32).to_dict()
@@ -476,5 +479,5 @@ def test_workflow_times_the_npu(snakemake):
     for size, count in (("1", 5), ("2", 3)):
         timing = found["batch_sizes"][size]
         assert len(timing["samples"]) == count
-        assert min(timing["samples"]) >= timed[0]  # each launch keeps the device busy for 1 ms
+        assert min(timing["samples"]) >= steady[0]  # each launch keeps the device busy for 1 ms
         assert timing["throughput"] == pytest.approx(1000 * int(size) / timing["mean"])

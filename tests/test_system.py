@@ -242,7 +242,7 @@ def test_prints_digits(program):
         ({"image": "text.jpg"}, "input text.jpg: not a readable image"),
         ({"image": "."}, "input .: not a readable image"),
         ({"config": "none.yaml"}, "none.yaml is missing"),
-        ({"config": "a.png"}, "a.png is not YAML"),
+        ({"config": "a.png"}, "a.png, line 1: this is not UTF-8"),
     ],
 )
 def test_mistake_is_one_line(program, arguments, said):
@@ -259,7 +259,10 @@ def test_mistake_is_one_line(program, arguments, said):
     [
         (lambda file: file.write_bytes(file.read_bytes()[:-9]), "changed or damaged"),
         (lambda file: file.unlink(), "weights.safetensors is missing"),
-        (lambda file: file.with_suffix(".json").write_text("{"), "weights.json is not JSON"),
+        (
+            lambda file: file.with_suffix(".json").write_text("{"),
+            "weights.json was changed since it was made",
+        ),
     ],
 )
 def test_damaged_weights_are_one_line(program, damage, said):

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from machines import Quiet
 from project import ROOT
 
 from models import svhn
 from npu_parity import config, evidence
+from npu_parity.backends import latency
 from npu_parity.errors import ParityError
 from npu_parity.evidence.code import digest
 from npu_parity.report import results, summary, tables
@@ -121,6 +123,7 @@ def tree(tmp_path_factory):
         Path("model.py").write_text(ARCHITECTURE)
         Path("labels.txt").write_text("\n".join(LABELS) + "\n", encoding="utf-8")
         evidence.write_json("hubs.json", {"asked": [], "unreachable": {"modelscope": "a | b"}})
+        patch.setattr(latency, "Machine", Quiet)  # other processes do not change these tests
         for system, settings in SYSTEMS.items():
             build(system, settings)
     return folder
@@ -268,6 +271,64 @@ def test_latency_is_the_samples():
     printed = found["mean ± standard deviation, ms"]
     assert (printed["cpu published"], printed["npu published"]) == ("157 ± 0.7", "4.1 ± 0")
     assert found["p95, ms"]["npu published"] == "—"
+
+
+def made_busy(size):
+    """A system with a latency.json that says that the machine was busy at a batch size."""
+    of = system()
+    run = RUNS[0]
+    found = stored("net", run, "latency.json")
+    why = "other processes used 48 % of the CPUs"
+    found["batch_sizes"][size] |= {"busy": True, "why": why, "mean": 1186.2, "std": 828.4}
+    of.__dict__["latency"] = of.latency | {run: found}
+    return of
+
+
+def test_a_time_on_a_busy_machine_is_marked():
+    of = made_busy("1")
+    found = {row.pop(""): row for row in rows(tables.report(of, ["latency"]))}
+    column = "cpu measured"
+    marked = found["mean ± standard deviation, ms"][column]
+    assert marked == "1,186 ± 828, busy: not comparable"
+    for row in ("p50, ms", "p95, ms", "p99, ms", "images/s at batch 1"):
+        assert found[row][column].endswith(", busy: not comparable")
+    assert found["busy at batch 1"] == {
+        column: "other processes used 48 % of the CPUs",
+        **dict.fromkeys(("twin measured", "cpu published", "npu published"), "—"),
+    }
+    others = [row["twin measured"] for row in found.values()]
+    assert not any("busy" in cell for cell in [*others, found["images/s at batch 4"][column]])
+
+    full = summary.rows([of])
+    text = summary.table(full, {})
+    assert rows(text)[0]["Latency"] == "1,186 ± 828, busy: not comparable"
+    assert [row["Latency"] for row in rows(text) if "busy" in row["Latency"]] == [
+        rows(text)[0]["Latency"]
+    ]
+    assert text.count(summary.BUSY) == 1
+    assert "1,186 ± 828, busy: not comparable" in summary.brief(full)
+
+
+def test_a_larger_batch_on_a_busy_machine_is_marked():
+    found = {
+        row.pop(""): row["cpu measured"] for row in rows(tables.report(made_busy("4"), ["latency"]))
+    }
+    assert [name for name, cell in found.items() if "busy" in name + cell] == [
+        "images/s at batch 4", "busy at batch 4"
+    ]  # fmt: skip
+
+
+def test_a_quiet_machine_and_an_older_file_have_no_mark(described):
+    assert not any("busy" in cell for row in section("latency") for cell in row.values())
+    assert "busy" not in summary.table(summary.rows(described), {})
+    of = system()
+    older = ("mean", "std", "p50", "p95", "p99", "throughput", "samples")
+    for found in of.latency.values():
+        sizes = found["batch_sizes"]
+        for size in sizes:
+            sizes[size] = {key: sizes[size][key] for key in older}
+    assert rows(tables.report(of, ["latency"])) == section("latency")
+    assert "busy" not in summary.table(summary.rows([of]), {})
 
 
 def test_published_throughput_by_batch_size():

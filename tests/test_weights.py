@@ -19,7 +19,7 @@ from torch import nn
 
 from npu_parity import config, evidence
 from npu_parity.errors import ParityError
-from npu_parity.evidence import sha256
+from npu_parity.evidence import manifest, sha256
 from npu_parity.sources import architectures, checkpoints
 from npu_parity.sources.images import read_image
 from npu_parity.sources.preprocessing import Preprocessing
@@ -448,13 +448,13 @@ def program(monkeypatch):
     def program(*sources, architecture="model.py:net", **settings):
         threads = torch.get_num_threads()
         try:
-            module.main(
-                list(sources),
-                architecture,
-                Path("system/weights.safetensors"),
-                code="abc",
-                **({"arguments": {}, "preprocessing": {}, "seeded": {}} | settings),
-            )
+            with manifest.job("weights", "abc", []):
+                module.main(
+                    list(sources),
+                    architecture,
+                    Path("system/weights.safetensors"),
+                    **({"arguments": {}, "preprocessing": {}, "seeded": {}} | settings),
+                )
         finally:
             torch.set_num_threads(threads)
         return json.loads(Path("system/weights.json").read_text())

@@ -1,9 +1,12 @@
 """The workflow itself, run by Snakemake in folders of its own on networks of a few layers."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -153,12 +156,50 @@ def appended(file, text):
     return change
 
 
+def exchanged(file, write):
+    """Change a file by `write`, and give it an older time than it had."""
+
+    def change(project):
+        path = project.folder / file
+        before = path.stat().st_mtime
+        write(path)
+        os.utime(path, (before - 1e6, before - 1e6))
+
+    return change
+
+
+def forgotten(change):
+    """Let Snakemake's own memory be gone as well."""
+
+    def both(project):
+        change(project)
+        shutil.rmtree(project.folder / ".snakemake")
+
+    return both
+
+
+def more(path):
+    path.write_text(path.read_text() + "\n# more\n")
+
+
 def touched(pattern):
     def change(project):
         paths = [p for p in project.place.glob(pattern) if p.is_file()]
         assert paths
         for path in paths:
             os.utime(path)
+
+    return change
+
+
+def changed_by_hand(file):
+    """Change one digit of a result, and put its time back."""
+
+    def change(project):
+        path = project.folder / file
+        time, text = path.stat().st_mtime_ns, path.read_text()
+        path.write_text(text.replace('"max_abs_error": ', '"max_abs_error": 1', 1))
+        os.utime(path, ns=(time, time))
 
     return change
 
@@ -232,6 +273,37 @@ CHANGES = {
     "data file": (
         appended("repository/npu_parity/data/published.yaml", "# changed\n"),
         TABLES | {f"figure {s}" for s in CONFIG["models"]},
+    ),
+    "image for an older one": (
+        exchanged("photo.png", lambda path: draw(path, 2)),
+        {"inputs photo"} | after("photo"),
+    ),
+    "network for an older one": (
+        exchanged("tiny.py", more),
+        {"weights noise", "weights photo"} | after("noise", "photo"),
+    ),
+    "labels for older ones": (exchanged("labels.txt", more), {"table photo"}),
+    "seed, memory gone": (
+        forgotten(setting("models.noise.weights", ["seed:3"])),
+        {"weights noise"} | after("noise"),
+    ),
+    "numerics, memory gone": (
+        forgotten(setting("devices.npu.numerics", {"conv": "bf16"})),
+        TABLES
+        | DIVERGENCE
+        | {f"{r} {s} npu predicted" for r in ("outputs", "metrics") for s in CONFIG["models"]},
+    ),
+    "script, memory gone": (
+        forgotten(appended("repository/scripts/metrics.py", "# changed\n")),
+        TABLES | DIVERGENCE | {f"metrics {s} npu predicted" for s in CONFIG["models"]},
+    ),
+    "memory gone": (forgotten(lambda project: None), set()),
+    "user files touched": (touched("work/*.*"), set()),
+    "user files touched, memory gone": (forgotten(touched("work/*.*")), set()),
+    "a figure changed by hand": (
+        changed_by_hand("results/noise/npu/predicted/metrics.json"),
+        {"metrics noise npu predicted"}
+        | {"divergence noise npu predicted", "figure noise", "table noise", "summary"},
     ),
     "nothing, files only touched": (touched("*/**/*.p[yn]*"), set()),
 }
@@ -510,14 +582,29 @@ def resumed(tmp_path_factory):
         os.killpg(running.pid, signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
     written.write_bytes(written.read_bytes()[:100])  # as a plain writer leaves it
-    project.locked = project.run(target)
-    project.succeed("--unlock")
     project.completed = project.run(target, cores=1)
     return project
 
 
-def test_a_killed_run_is_unlocked_and_completed(resumed):
-    assert resumed.locked.returncode != 0 and "--unlock" in resumed.locked.stdout
+def test_verify_names_what_was_changed(project):
+    """A digit that is changed by hand reaches no table."""
+    changed_by_hand("results/noise/npu/predicted/metrics.json")(project)
+    command = project.command() | {"args": [sys.executable, "-m", "npu_parity", "verify"]}
+    done = subprocess.run(**command)
+    file = "results/noise/npu/predicted/metrics.json"
+    assert done.returncode == 1
+    assert f"error: {file} was changed since it was made: run `snakemake" in done.stdout
+    summary = project.state("results/summary.json")
+    project.succeed()
+    assert project.state("results/summary.json").keys() == summary.keys()
+    assert (
+        project.json("results/summary.json")["rows"]
+        == json.loads(summary["results/summary.json"][1])["rows"]
+    )
+
+
+def test_a_killed_run_is_completed_by_the_same_command(resumed):
+    assert "removed the lock of a run that was killed" in resumed.completed.stdout
     assert resumed.completed.returncode == 0, resumed.completed.stdout
 
 

@@ -8,14 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from npu_parity.backends import environment
 from npu_parity.backends.machine import cpus
 from npu_parity.errors import ParityError, first_line
 from npu_parity.numerics.formats import PRESETS, Numerics
 
 if TYPE_CHECKING:  # importing torch takes seconds, and planning a run does not need it
     import torch
-
-AUTOLOAD = "set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to continue without the NPU"
 
 
 class Backend(ABC):
@@ -41,6 +40,13 @@ class Backend(ABC):
 
         The method asks only the operating system. It does not import torch.
         """
+
+    def check(self) -> None:
+        """Raise ParityError if the installed software cannot load torch for this backend.
+
+        The method reads files only. It does not import torch.
+        """
+        environment.check()
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -77,14 +83,15 @@ class Backend(ABC):
     def importing(self) -> Iterator[None]:
         """Turn a failed import of torch or of the backend's package into one line."""
         try:
-            yield
-        except ImportError as error:
+            with environment.guarded():
+                yield
+        except ParityError:
+            raise
+        except Exception as error:  # torch_npu raises many kinds of errors during its import
             reason = first_line(error)
-            raise ParityError(f"device {self.name}: {reason}; {self.hint}; {AUTOLOAD}") from None
-        except RuntimeError as error:  # torch_npu is installed, and CANN is not found
             raise ParityError(
-                f"device {self.name}: torch cannot load its backend ({first_line(error)}); "
-                f"source CANN's set_env.sh, or {AUTOLOAD}"
+                f"device {self.name}: torch cannot load it ({reason}); {self.hint}; "
+                f"{environment.AUTOLOAD}"
             ) from None
 
     @contextlib.contextmanager
@@ -137,6 +144,10 @@ class Backend(ABC):
         run()
         self.synchronize()
         return (time.perf_counter_ns() - start) / 1e6
+
+    def quiet_seconds(self, run: Callable[[], Any]) -> float:
+        """Return about how many seconds `run` takes on a quiet machine."""
+        return self.elapsed(run) / 1000
 
     def peak_memory(self) -> int | None:
         """Return the peak memory of the device in bytes; None if unknown."""

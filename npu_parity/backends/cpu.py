@@ -3,6 +3,8 @@
 import importlib.metadata
 import resource
 import sys
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from npu_parity.backends import machine
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 # oneDNN rounds the operands of convolutions to bf16 only on AMX. AVX512-BF16 alone does not.
 BF16_UNITS = "amx_bf16"
+
+# n threads are about n ** SPEED_UP times as fast as one: 1.7 times for 2, 8 times for 16.
+SPEED_UP = 0.75
 
 
 class Cpu(Backend):
@@ -63,6 +68,24 @@ class Cpu(Backend):
         """Return the peak memory of this process in bytes."""
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def quiet_seconds(self, run: Callable[[], Any]) -> float:
+        """Return the CPU time of `run` with one thread, divided by the speed-up of all threads.
+
+        Threads wait for each other after every operator. If a busy process delays one of them, the
+        others wait too and use CPU time. So beside two busy processes a pass with two threads took
+        40 times as long as on a quiet machine. The CPU time of one thread changes much less.
+        """
+        torch = self.load()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            start = time.process_time()
+            run()
+            seconds = time.process_time() - start
+        finally:
+            torch.set_num_threads(threads)
+        return float(seconds / threads**SPEED_UP)
 
     def least_threads(self, numerics: Numerics) -> int:
         """Return two if the CPU rounds operands.

@@ -53,6 +53,10 @@ class Device:
         """
         return self.implementation.missing(self.numerics)
 
+    def check(self) -> None:
+        """Raise ParityError if the installed software cannot use it; see `Backend.check`."""
+        self.implementation.check()
+
     def configured(self) -> "AbstractContextManager[torch.device]":
         """Yield the torch device with the switches of its numerics; see `Backend.configured`."""
         return self.implementation.configured(self.numerics)

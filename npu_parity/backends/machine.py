@@ -8,9 +8,14 @@ from pathlib import Path
 
 def cpus() -> int:
     """Return the number of CPUs that this process may use."""
+    return len(usable())
+
+
+def usable() -> set[int]:
+    """Return the numbers of the CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def cpu_flags() -> set[str]:

@@ -4,6 +4,7 @@ import contextlib
 import os
 from typing import Any
 
+from npu_parity.backends import environment
 from npu_parity.backends.base import Accelerator
 from npu_parity.numerics.formats import Numerics
 
@@ -14,11 +15,24 @@ class Npu(Accelerator):
     name = "npu"
     formats = ("fp32", "hf32", "fp16")
     preset = "ascend910b"
-    hint = "install the npu extra, and source CANN's set_env.sh"
+    hint = f"source CANN's set_env.sh, or install the npu extra again: {environment.INSTALL}"
     node = "/dev/davinci[0-9]*"
+
+    def missing(self, numerics: Numerics) -> str | None:
+        """Return why this machine cannot measure: no such file, or no torch_npu."""
+        if reason := super().missing(numerics):
+            return reason
+        if environment.installed():
+            return None
+        return f"this Python has no torch_npu; run: {environment.INSTALL}"
+
+    def check(self) -> None:
+        """Raise ParityError if torch_npu is not installed, or cannot be imported."""
+        environment.check(npu=True)
 
     def load(self) -> Any:
         """Return torch with torch_npu. Torch imports torch_npu automatically by default."""
+        self.check()
         torch = super().load()
         if not hasattr(torch, "npu"):
             with self.importing():

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from npu_parity.backends import network
 from npu_parity.backends.device import Device
-from npu_parity.errors import ParityError, first_line
+from npu_parity.errors import ParityError, shorten
 from npu_parity.numerics.emulation import emulate
 
 
@@ -26,14 +27,15 @@ def measure(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
         float32 (inputs, columns); several output tensors are concatenated along the columns.
 
     Raises:
-        ParityError: the device is not available, or the outputs do not have one row for each input.
+        ParityError: the device is not available, the network fails, or its outputs cannot be
+            compared: they are not floating point, or do not have one row for each input.
 
     >>> inputs = np.ones((2, 3), dtype=np.float32)
     >>> measure(nn.ReLU().eval(), inputs, Device("cpu"))
     array([[1., 1., 1.],
            [1., 1., 1.]], dtype=float32)
     """
-    with device.configured() as target, inference(model):
+    with inference(model), device.configured() as target:
         outputs = forward(model.to(target), inputs, target, batch)
         device.implementation.synchronize()
     return outputs
@@ -50,7 +52,7 @@ def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
     >>> predict(network, inputs, Device("npu", Numerics(matmul="hf32")))
     array([[1.]], dtype=float32)
     """
-    with Device("cpu").configured() as target, inference(model), emulate(device.numerics):
+    with inference(model), Device("cpu").configured() as target, emulate(device.numerics):
         return forward(model.to(target), inputs, target, batch)
 
 
@@ -59,7 +61,7 @@ def exact(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) 
 
     Arguments and errors are the same as for `measure`. `device` has no effect.
     """
-    with Device("cpu").configured() as target, inference(model):
+    with inference(model), Device("cpu").configured() as target:
         return forward(copy.deepcopy(model).double(), inputs.astype(np.float64), target, batch)
 
 
@@ -68,10 +70,15 @@ RUNS = {"measured": measure, "predicted": predict, "exact": exact}
 
 @contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Disable gradients; ParityError if the model is in training mode."""
+    """Run the network inside without gradients, and explain its errors (`network.guarded`).
+
+    Raises:
+        ParityError: the model is in training mode, or it has parameters without a shape.
+    """
+    network.expect_ready(model)
     if model.training:
-        raise ParityError(f"{type(model).__name__} is in training mode: call .eval() first")
-    with torch.no_grad():
+        raise ParityError(f"{network.named(model)} is in training mode: call .eval() first")
+    with network.guarded(network.named(model)), torch.no_grad():
         yield
 
 
@@ -80,30 +87,89 @@ def forward(
 ) -> np.ndarray:
     """Return the outputs of `model`, which is on the torch device `target`, in its current mode.
 
-    The outputs get the dtype of the inputs. ParityError if the model does not accept the inputs.
+    The outputs get the dtype of the inputs. Call it inside `network.guarded`.
+
+    Raises:
+        ParityError: the model does not accept the inputs, or its outputs cannot be compared.
     """
-    rows = []
+    rows: list[np.ndarray] = []
     with torch.no_grad():
         for start in range(0, len(inputs), batch):
-            part = torch.from_numpy(inputs[start : start + batch]).to(target)
-            try:
-                result = model(part)
-            except RuntimeError as error:
-                name, shape = type(model).__name__, tuple(part.shape)
+            # Copies: a network may write to its input, or return the same memory again.
+            part = torch.tensor(inputs[start : start + batch]).to(target)
+            found = run_once(model, part, start).numpy(force=True).copy()
+            if rows and found.shape[1] != rows[0].shape[1]:
                 raise ParityError(
-                    f"{name} on inputs of shape {shape}: {first_line(error)}"
-                ) from error
-            rows.append(_columns(result, len(part)).to(part.dtype).cpu().numpy())
+                    f"{_called(model, part, start)}: returned {found.shape[1]} columns, expected "
+                    f"{rows[0].shape[1]}, as for the inputs before"
+                )
+            rows.append(found)
     return np.concatenate(rows)
 
 
-def _columns(result: Any, rows: int) -> torch.Tensor:
+def run_once(model: nn.Module, batch: torch.Tensor, start: int | None = None) -> torch.Tensor:
+    """Return the outputs of one forward pass as one tensor (inputs, columns), of `batch`'s dtype.
+
+    Args:
+        model: a network on the device of `batch`.
+        batch: (inputs, ...).
+        start: the number of the first input; None if `batch` does not consist of numbered inputs.
+
+    Raises:
+        ParityError: see `forward`.
+    """
+    what = _called(model, batch, start)
+    with network.explained(what):
+        result = _columns(model(batch), len(batch), batch.device, what)
+        return result.to(batch.dtype)
+
+
+def _called(model: nn.Module, batch: torch.Tensor, start: int | None) -> str:
+    """Name the network and its input, for an error."""
+    name = network.named(model) + (" in float64" if batch.dtype == torch.float64 else "")
+    inputs = "a batch"
+    if start is not None:
+        last = start + len(batch) - 1
+        inputs = f"input {start}" if last == start else f"inputs {start} to {last}"
+    return f"{name} on {inputs} of shape {tuple(batch.shape)}"
+
+
+def _columns(result: Any, rows: int, target: torch.device, what: str) -> torch.Tensor:
     """Return a model's result as one tensor (rows, columns)."""
     if isinstance(result, dict):
         result = list(result.values())
     if isinstance(result, list | tuple) and result:
-        return torch.cat([_columns(part, rows) for part in result], dim=1)
-    if not torch.is_tensor(result) or result.shape[:1] != (rows,):
-        found = tuple(result.shape) if torch.is_tensor(result) else type(result).__name__
-        raise ParityError(f"outputs: found {found}, expected a tensor of {rows} rows")
-    return result[:, None].flatten(1)
+        parts = [_columns(part, rows, target, what) for part in result]
+        return torch.cat(parts, dim=1)
+    if reason := _unfit(result, rows, target):
+        raise ParityError(f"{what}: returned {reason}")
+    columns: torch.Tensor = result[:, None].flatten(1)
+    return columns
+
+
+def _unfit(result: Any, rows: int, target: torch.device) -> str | None:
+    """Return what a network returned and what was expected; None if it can be compared."""
+    if not torch.is_tensor(result):
+        kind = "nothing" if isinstance(result, list | tuple) else shorten(type(result).__name__, 50)
+        return f"{kind}, expected a tensor, or a list, tuple or dictionary of tensors"
+    dtype = str(result.dtype).removeprefix("torch.")
+    if result.is_nested or result.layout != torch.strided:
+        layout = "nested" if result.is_nested else str(result.layout).removeprefix("torch.")
+        return f"a tensor of layout {layout}, expected a dense one: see torch.Tensor.to_dense"
+    if result.is_quantized:
+        return f"a quantised tensor ({dtype}), expected floating point: return .dequantize()"
+    if result.is_complex():
+        return f"complex numbers ({dtype}), expected real ones: return torch.view_as_real(...)"
+    if not result.is_floating_point():
+        return (
+            f"whole numbers ({dtype}), expected floating point: return the scores, not the "
+            "classes or the decisions that follow from them"
+        )
+    if result.device.type != target.type:
+        return f"a tensor on device {result.device}, expected {target}"
+    shape = tuple(result.shape)
+    if shape[:1] != (rows,):
+        return f"shape {shape}, expected ({rows}, ...): one row for each input"
+    if not result.numel():
+        return f"shape {shape}, expected at least one value for each input"
+    return None

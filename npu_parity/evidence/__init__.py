@@ -3,9 +3,10 @@
 from npu_parity.evidence.files import (
     find,
     read_array,
+    read_bytes,
     read_inputs,
     read_json,
-    sha256,
+    read_table,
     verify,
     versions,
     write,
@@ -14,12 +15,15 @@ from npu_parity.evidence.files import (
     write_sidecar,
     write_text,
 )
+from npu_parity.evidence.manifest import sha256
 
 __all__ = [
     "find",
     "read_array",
+    "read_bytes",
     "read_inputs",
     "read_json",
+    "read_table",
     "sha256",
     "verify",
     "versions",

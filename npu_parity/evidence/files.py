@@ -4,19 +4,27 @@ Every array and every weights file has a JSON sidecar with its SHA-256. A file i
 temporary name and then renamed, so no incomplete file remains.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from npu_parity.errors import ParityError
+from npu_parity.errors import ParityError, first_line
+from npu_parity.evidence import manifest
+from npu_parity.evidence.manifest import sha256
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # This package and all packages whose version can change a number.
@@ -26,23 +34,27 @@ RECORDED = (
 )
 
 
-def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, like ``sha256sum``."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def write(path: str | Path, writer: Callable[[Path], None]) -> str:
+    """Let `writer` write a file beside `path`, then rename it. No incomplete file remains.
 
-
-def write(path: str | Path, writer: Callable[[Path], None]) -> None:
-    """Let `writer` write a file beside `path`, then rename it. No incomplete file remains."""
+    A result is entered into the manifest of its folder. Returns the SHA-256 of the file.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         writer(partial)
         partial.chmod(0o644)  # safetensors uses 0600
+        digest = sha256(partial)
         partial.replace(path)
+        if manifest.holds(path):
+            manifest.enter(path, digest)
+    except OSError as error:  # no space, no permission: what the system says fits in one line
+        raise ParityError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return digest
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -60,55 +72,72 @@ def write_json(path: str | Path, data: Any) -> None:
     write_text(path, text + "\n")
 
 
-def write_sidecar(path: str | Path, data: dict[str, Any], code: str) -> None:
-    """Write `data` as JSON, with the versions and the hash of the code that made the result.
-
-    Args:
-        path: the sidecar.
-        data: the description of the result.
-        code: the result of `npu_parity.evidence.code.digest` for the calling program.
-    """
-    write_json(path, {**data, "versions": versions(), "code": code})
+def write_sidecar(path: str | Path, data: dict[str, Any]) -> None:
+    """Write `data` as JSON, with the versions of the packages and the hash of this job's code."""
+    write_json(path, {**data, "versions": versions(), "code": manifest.JOB.code})
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file; ParityError if it is missing or not JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParityError(f"{path} is missing: run `snakemake --cores 4 {path}`") from None
-    except ValueError as error:
-        raise ParityError(f"{path} is not JSON ({error}): delete it and run again") from None
-
-
-def write_array(path: str | Path, array: np.ndarray) -> str:
+def write_array(path: str | Path, array: NDArray[Any]) -> str:
     """Write `array` as ``.npy`` and return the SHA-256 of the file."""
 
     def save(partial: Path) -> None:
         with open(partial, "wb") as file:
             np.save(file, array, allow_pickle=False)
 
-    write(path, save)
-    return sha256(path)
+    return write(path, save)
 
 
-def read_array(path: str | Path, expected: str | None = None) -> np.ndarray:
+def read_bytes(path: str | Path) -> bytes:
+    """Read a file. A result must have the bytes that the manifest of its folder states.
+
+    Raises:
+        ParityError: it is missing, cannot be read, or was changed since it was made.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ParityError(f"{path} is missing: run `snakemake --cores 4 {path}`") from None
+    except OSError as error:
+        raise ParityError(f"{path} cannot be read: {error.strerror or error}") from None
+    manifest.check(Path(path), content)
+    return content
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; ParityError if it is missing, changed or not JSON."""
+    try:
+        return json.loads(read_bytes(path).decode("utf-8"))
+    except ValueError as error:
+        raise ParityError(f"{path} is not JSON ({error}): delete it and run again") from None
+
+
+def read_table(path: str | Path, dtype: dict[str, Any] | None = None) -> "pd.DataFrame":
+    """Read a CSV file; ParityError if it is missing, changed or no table."""
+    import pandas as pd  # a third of a second, which few callers need
+
+    try:
+        return pd.read_csv(io.BytesIO(read_bytes(path)), dtype=dtype)
+    except ValueError as error:
+        reason = first_line(error)
+        raise ParityError(f"{path} is not a table ({reason}): delete it and run again") from None
+
+
+def read_array(path: str | Path, expected: str | None = None) -> NDArray[Any]:
     """Read an ``.npy`` file; ParityError if it is damaged or does not match `expected`.
 
     `expected` is the SHA-256 in the file's sidecar.
     """
-    if not Path(path).is_file():
-        raise ParityError(f"{path} is missing: run `snakemake --cores 4 {path}`")
+    content = read_bytes(path)
     if expected is not None:
-        verify(path, expected)
+        _expect(path, hashlib.sha256(content).hexdigest(), expected)
     try:
-        with open(path, "rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
+        found: NDArray[Any] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, tokenize.TokenError) as error:
         raise ParityError(f"{path} is not an .npy array ({error}): delete it") from None
+    return found
 
 
-def read_inputs(path: str | Path) -> np.ndarray:
+def read_inputs(path: str | Path) -> NDArray[Any]:
     """Read ``inputs.npy``. Its hash must match its sidecar ``inputs.json``."""
     return read_array(path, read_json(Path(path).with_suffix(".json"))["sha256"])
 
@@ -116,6 +145,11 @@ def read_inputs(path: str | Path) -> np.ndarray:
 def verify(path: str | Path, expected: str) -> None:
     """Raise ParityError if the file's SHA-256 differs from its sidecar."""
     found = sha256(path)
+    _expect(path, found, expected)
+    manifest.note(Path(path), found)
+
+
+def _expect(path: str | Path, found: str, expected: str) -> None:
     if found != expected:
         raise ParityError(
             f"{path} has SHA-256 {found[:12]}… where its sidecar states {expected[:12]}…: "

@@ -128,7 +128,7 @@ class System:
 
 def _by_operator(path: Path) -> pd.DataFrame:
     """Read a table with one row for each operator. A module's name may be a number."""
-    return pd.read_csv(path, dtype={"module": str, "operator": str})
+    return evidence.read_table(path, dtype={"module": str, "operator": str})
 
 
 def short(operator: str) -> str:

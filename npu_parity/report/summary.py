@@ -93,6 +93,13 @@ COLUMNS = (
 )
 
 
+# Stands below the notes on the headings if a time has this mark.
+BUSY = (
+    "busy: not comparable: the machine was not quiet during the measurement, so the time says "
+    "little about the device. `latency.json` and the system's own table state the reason."
+)
+
+
 def frame(rows: list[dict[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:
     """Return the cells of some columns. Cells of a system appear only in its first row."""
     cells = pd.DataFrame({c.heading: c.cell(row) for c in columns} for row in rows)
@@ -104,6 +111,7 @@ def frame(rows: list[dict[str, Any]], columns: Sequence[Column]) -> pd.DataFrame
 def table(rows: list[dict[str, Any]], left_out: dict[str, str]) -> str:
     """Return the summary as Markdown: a table, the failed runs, and notes on the headings."""
     notes = ["\n".join(f"- {c.heading}: {c.note}" for c in COLUMNS if c.note)]
+    notes += [BUSY] * any((row["latency"] or {}).get("busy") for row in rows)
     notes += [f"{device} is left out: {reason}." for device, reason in left_out.items()]
     return "\n\n".join([markdown(frame(rows, COLUMNS)), *failures(rows), *notes]) + "\n"
 

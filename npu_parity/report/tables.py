@@ -47,9 +47,14 @@ def judged(criterion: dict[str, Any]) -> str:
 
 
 def spread(timed: dict[str, Any]) -> str:
-    """Return the mean of a time with its standard deviation, if there is one."""
+    """Return the mean of a time with its standard deviation, if there is one, and its mark."""
     deviation = f" ± {number(timed['std'], 2)}" if timed.get("std") is not None else ""
-    return number(timed.get("mean")) + deviation
+    return number(timed.get("mean")) + deviation + mark(timed)
+
+
+def mark(timed: dict[str, Any]) -> str:
+    """Return the mark of a time that was measured on a busy machine. Older files do not say it."""
+    return ", busy: not comparable" if timed.get("busy") else ""
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -312,9 +317,10 @@ def report(system: System, sections: list[str]) -> str:
 def _timings(sizes: dict[str, dict[str, Any]]) -> dict[str, str]:
     one = sizes.get("1", {})
     cells = {"mean ± standard deviation, ms": spread(one)}
-    cells |= {f"{p}, ms": number(one.get(p)) for p in ("p50", "p95", "p99")}
+    cells |= {f"{p}, ms": number(one.get(p)) + mark(one) for p in ("p50", "p95", "p99")}
     for size, timed in sizes.items():
-        cells[f"images/s at batch {size}"] = number(timed.get("throughput"), 4)
+        cells[f"images/s at batch {size}"] = number(timed.get("throughput"), 4) + mark(timed)
+    cells |= {f"busy at batch {n}": t["why"] for n, t in sizes.items() if t.get("busy")}
     return cells
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npu_parity import evidence
+from npu_parity.backends import network
 from npu_parity.errors import ParityError
 
 if TYPE_CHECKING:  # planning a run needs only file names, and importing torch takes seconds
@@ -23,25 +24,25 @@ def build(architecture: str, arguments: dict[str, Any] | None = None) -> "nn.Mod
         arguments: keyword arguments of the builder, e.g. ``{"num_classes": 0}``.
 
     Raises:
-        ParityError: unknown library, model, file, function or argument.
+        ParityError: unknown library, model, file, function or argument; or the user's file fails.
 
-    Call ``torch.manual_seed`` first if the initialisation matters.
+    Call ``torch.manual_seed`` first if the initialisation matters. If the user's file calls it, the
+    caller sees that (`seeds.draw`); other global state is restored.
 
     """
     from torch import nn
 
     library, _, name = architecture.rpartition(":")
-    builder = LIBRARIES[library](name) if library in LIBRARIES else _own(library, name)
-    try:
-        model = builder(**(arguments or {}))
-    except Exception as error:  # libraries raise many kinds of errors for a wrong argument
-        raise ParityError(
-            f"architecture {architecture}: arguments {arguments}: {_reason(error)}"
-        ) from error
-    if not isinstance(model, nn.Module):
-        kind = type(model).__name__
-        raise ParityError(f"architecture {architecture}: returned {kind}, expected nn.Module")
-    return model.float().eval()
+    what = f"architecture {architecture}"
+    with network.guarded(what, seed=False):
+        builder = LIBRARIES[library](name) if library in LIBRARIES else _own(library, name)
+        with network.explained(f"{what}: arguments {arguments}"):
+            model = builder(**(arguments or {}))
+        if not isinstance(model, nn.Module):
+            kind = type(model).__name__
+            raise ParityError(f"{what}: returned {kind}, expected nn.Module")
+        network.expect_ready(model, what)
+        return model.float().eval()
 
 
 def parameters(model: "nn.Module") -> int:
@@ -99,18 +100,12 @@ def _own(file: str, function: str) -> Callable[..., Any]:
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses need it
-    try:
+    with network.explained(f"architecture {file}: cannot be imported"):
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise ParityError(f"architecture {file}: cannot be imported ({_reason(error)})") from error
     builder: Callable[..., Any] | None = getattr(module, function, None)
     if not callable(builder):
         raise ParityError(f"architecture {file}: has no function {function!r}")
     return builder
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _unknown(library: str, name: str, known: list[str], listing: str) -> ParityError:

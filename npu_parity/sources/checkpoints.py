@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from npu_parity import evidence
+from npu_parity.backends import network
 from npu_parity.errors import ParityError, first_line
 from npu_parity.sources import architectures
 
@@ -30,8 +31,10 @@ def load(folder: str | Path, architecture: str | None = None) -> nn.Module:
     if not file.is_file():
         raise ParityError(f"{file} is missing: run `snakemake --cores 4 {file}`")
     evidence.verify(file, sidecar["sha256"])
-    model = architectures.build(architecture or sidecar["architecture"], sidecar["arguments"])
-    model.load_state_dict(fit(read_file(file), model, str(file)))
+    architecture = architecture or sidecar["architecture"]
+    with network.guarded(f"architecture {architecture}"):
+        model = architectures.build(architecture, sidecar["arguments"])
+        model.load_state_dict(fit(read_file(file), model, str(file)))
     return model
 
 
@@ -70,13 +73,21 @@ def fit(state: State, model: nn.Module, origin: str, in_order: bool = False) -> 
 
     `state` must have all tensors of `model` in the same shapes, and no others. Only the call
     counters of batch norms may be missing. With `in_order`, the names may differ if number, order
-    and shapes are the same.
+    and shapes are the same. All values must be finite, except where the network's own initial value
+    is the same infinity, like in the mask of an attention.
 
     Raises:
         ParityError: a tensor does not fit; the message names the first one.
 
     """
-    expected = model.state_dict()
+    with network.guarded(network.named(model)):
+        expected = model.state_dict()
+    for name, value in expected.items():
+        if not torch.is_tensor(value):  # a module's own `get_extra_state`
+            raise ParityError(
+                f"weights {origin}: {network.named(model)} has a state {name!r} of type "
+                f"{type(value).__name__}, expected tensors only"
+            )
     if in_order and state.keys() != expected.keys() and len(state) == len(expected):
         state = dict(zip(expected, state.values(), strict=True))
     state = {**{k: v for k, v in expected.items() if k.endswith(COUNTER)}, **state}
@@ -100,4 +111,12 @@ def fit(state: State, model: nn.Module, origin: str, in_order: bool = False) -> 
             raise ParityError(
                 f"weights {origin}: tensor {name!r} is {tensor.dtype}, expected floating point"
             )
-    return {name: state[name].to(expected[name].dtype).contiguous() for name in expected}
+    fitted = {name: state[name].to(expected[name].dtype).contiguous() for name in expected}
+    for name, tensor in fitted.items():
+        wrong = ~torch.isfinite(tensor) & (tensor != expected[name])
+        if wrong.any():
+            raise ParityError(
+                f"weights {origin}: tensor {name!r} has {int(wrong.sum())} of {tensor.numel()} "
+                f"values that are not finite, such as {tensor[wrong][0]}: fetch or train it again"
+            )
+    return fitted

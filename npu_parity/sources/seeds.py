@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from npu_parity.backends import network
 from npu_parity.errors import ParityError
 
 
@@ -14,13 +15,19 @@ def draw(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
     The function restores the state of the random number generator.
 
     Raises:
-        ParityError: the seed is out of range.
+        ParityError: the seed is out of range, or the network sets another one.
     """
     if not 0 <= seed < 2**64:
         raise ParityError(f"weights seed: found {seed}, expected 0 to 2^64 - 1")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build()
+        model = build()
+        if torch.initial_seed() != seed:
+            raise ParityError(
+                f"weights seed {seed}: has no effect, because the code of {network.named(model)} "
+                f"calls torch.manual_seed({torch.initial_seed()}): remove that call"
+            )
+        return model
 
 
 def calibrate_batch_norm(model: nn.Module, images: torch.Tensor) -> int:
@@ -32,13 +39,17 @@ def calibrate_batch_norm(model: nn.Module, images: torch.Tensor) -> int:
     Args:
         model: a network in evaluation mode; changed in place.
         images: float32 (N, 3, H, W).
+
+    Raises:
+        ParityError: the network does not accept the images.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum, norm.training = 1.0, True  # use the statistics of this batch only
     if norms:
-        with torch.no_grad():
+        what = f"{network.named(model)} on {len(images)} photographs of shape {tuple(images.shape)}"
+        with network.guarded(what), torch.no_grad():
             model(images)
     for norm in norms:
         norm.training = False

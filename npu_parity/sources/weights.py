@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from npu_parity import evidence
+from npu_parity.backends import environment
 from npu_parity.errors import ParityError, Unavailable
 from npu_parity.sources import architectures, hubs, images
 
@@ -210,6 +211,7 @@ class Seed(Source):
         import torch
 
         from npu_parity.sources import seeds
+        from npu_parity.sources.checkpoints import fit
         from npu_parity.sources.preprocessing import Preprocessing
 
         model = seeds.draw(int(self.rest), wanted.build)
@@ -222,7 +224,8 @@ class Seed(Source):
                 for photograph in images.collect(photographs, preprocessing.shape)
             ]
             norms = seeds.calibrate_batch_norm(model, torch.from_numpy(np.stack(arrays)))
-        state = model.state_dict()
+        with torch.random.fork_rng(devices=[]):  # a second initialisation shows what is constant
+            state = fit(model.state_dict(), wanted.build(), f"{self.kind}:{self.rest}")
         return state, {
             "repo": None,
             "revision": None,
@@ -263,6 +266,7 @@ def parse(source: str) -> Source:
     return KINDS[kind](kind, named["name"], named["pin"])
 
 
+@environment.guarded()
 def obtain(
     wanted: Wanted, unreachable: Mapping[str, str] | None = None
 ) -> "tuple[State, dict[str, Any]]":

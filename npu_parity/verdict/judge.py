@@ -63,7 +63,8 @@ class Judgement:
     """The result of `judge`.
 
     Attributes:
-        verdict: PASS, FAIL or PREDICTED, and the answers to the four questions.
+        verdict: PASS, FAIL or PREDICTED, and the answers to the four questions. A prediction FAILs
+            if it or the reference is not finite.
         metrics: the result of `metrics.compare` for the measured outputs, or for the predicted
             outputs if nothing was measured; empty if their shape is not the reference's.
         explained: the share of the measured difference that the predicted rounding explains;
@@ -95,8 +96,10 @@ def judge(case: Case) -> Judgement:
     runs, promised = case.runs, case.promised
     if runs.measured is None:
         found = metrics.compare(runs.reference, runs.predicted, case.task, runs.heads)
+        failure = questions.not_finite(runs, case.names)
         evidence_enough = questions.enough_evidence(runs, case.task, case.pretrained)
-        return Judgement(Verdict((evidence_enough,)), found, None, None)
+        answers = (failure, evidence_enough) if failure else (evidence_enough,)
+        return Judgement(Verdict(answers), found, None, None)
     nearest = questions.nearest(case.distances)
     first = questions.same_program(case.differences)
     second = questions.same_kernels(case.operators, promised, case.probed)

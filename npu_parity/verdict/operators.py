@@ -1,11 +1,14 @@
 """The result of question 2 for each operator: a row of ``operators.csv``."""
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from npu_parity import evidence
 
 NO_BOUND = "no bound is known"
 COLUMNS = (  # of operators.csv
@@ -47,8 +50,8 @@ class OperatorResult:
     @classmethod
     def read(cls, path: Path) -> "list[OperatorResult]":
         """Read ``operators.csv``."""
-        with open(path, newline="", encoding="utf-8") as file:
-            return [cls.from_row(row) for row in csv.DictReader(file)]
+        text = evidence.read_bytes(path).decode("utf-8")
+        return [cls.from_row(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "OperatorResult":

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from npu_parity.errors import ParityError
 from npu_parity.verdict.recording import Call, record, tensors
 
 # Arguments of operators and settings of layers that do not change the results of inference.
@@ -52,8 +53,8 @@ def differences(reference: nn.Module, ported: nn.Module, *inputs: Any) -> list[s
     expected = _steps(record(reference, *inputs), reference)
     try:
         found = _steps(record(ported, *inputs), ported)
-    except Exception as error:  # a user's network may raise anything
-        reason = f"the ported network does not run: {type(error).__name__}: {error}"
+    except ParityError as error:
+        reason = f"the ported network does not run: {error}"
         return [*first, reason, *values.values()]
     known = structure.keys() | values.keys()
     operators = [(about, s) for about, s in _operators(expected, found) if about not in known]

@@ -126,7 +126,8 @@ def same_answer(runs: Runs, names: Sequence[str], numerics_found: str | None = N
 
     The envelope is `ENVELOPE` times the larger of two relative L2 errors: the predicted error, and
     the error of float32 itself (the largest over the inputs). The top-1 class of a head may differ
-    only if the reference's margin is below `FLIP` times the largest predicted error.
+    only if the reference's margin is below `FLIP` times the largest predicted error. A reference or
+    a prediction that is not finite is the only finding.
 
     Args:
         runs: all four arrays; `measured` is not None.
@@ -139,6 +140,8 @@ def same_answer(runs: Runs, names: Sequence[str], numerics_found: str | None = N
     assert runs.measured is not None, "question 3 is asked of measured outputs only"
     if runs.reference.size == 0:
         raise ParityError(f"outputs are empty: shape {runs.reference.shape}")
+    if failure := not_finite(runs, names):
+        return failure
     if runs.measured.shape != runs.reference.shape:
         shapes = f"outputs of shape {runs.measured.shape}, expected {runs.reference.shape}"
         return Answer(3, False, (shapes,))
@@ -170,6 +173,25 @@ def same_answer(runs: Runs, names: Sequence[str], numerics_found: str | None = N
     return Answer(3, not findings, tuple(findings))
 
 
+def not_finite(runs: Runs, names: Sequence[str]) -> Answer | None:
+    """Return a "no" to question 3 if the reference or the prediction is not finite.
+
+    The answer has one finding, which names the side and its first such input. None: all is finite.
+    """
+    sides = {
+        "reference": runs.reference,
+        "reference in float64": runs.exact,
+        "prediction": runs.predicted,
+    }
+    for side, array in sides.items():
+        rows, columns = np.nonzero(~np.isfinite(array))
+        if len(rows):
+            value, name = array[rows[0], columns[0]], names[rows[0]]
+            return Answer(3, False, (f"{side}, input {name}: {value} in column {columns[0]}",))
+    return None
+
+
+@np.errstate(invalid="ignore", over="ignore")  # outputs that are not finite are judged, too
 def enough_evidence(
     runs: Runs,
     task: str,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from npu_parity.backends import network
 from npu_parity.numerics.emulation import attention_apart, is_composite
 
 # These operators compute nothing. The values in new memory differ from run to run.
@@ -75,14 +76,21 @@ def record(model: nn.Module, *inputs: Any) -> list[Call]:
 
     Args:
         model: the calls refer to its weights, so do not write to them while the calls are in use.
-        inputs: arguments of `model`; on its device.
+        inputs: arguments of `model`; on its device. The network gets copies.
+
+    Raises:
+        ParityError: the network fails, see `network.guarded`.
 
     >>> network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     >>> [call.name for call in record(network, torch.ones(1, 2))]
     ['t', 'addmm', 'relu']
     """
+    network.expect_ready(model)
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs))
+    inputs = tree_map_only(Tensor, Tensor.clone, inputs)  # a network may write to its input
     # Inference mode forbids later writes to its tensors and does not split composite operators.
     with (
+        network.guarded(f"{network.named(model)} on an input of shape {shapes}"),
         torch.inference_mode(False),
         torch.no_grad(),
         _evaluating(model),

@@ -1,0 +1,1 @@
+"""The audit: do the results still say what they said when they were made?"""

@@ -1,0 +1,102 @@
+"""Compare results with their manifests, and every verdict with the arrays that it follows from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from npu_parity import evidence
+from npu_parity.errors import ParityError
+from npu_parity.evidence import manifest
+from npu_parity.evidence.tolerance import differences
+from npu_parity.verdict.judge import judge, read_case
+
+# Git does not keep these: the workflow makes them again, byte for byte.
+MADE_AGAIN = ("weights.safetensors", "inputs.npy")
+
+
+def damaged(results: Path) -> Iterator[str]:
+    """Yield a line for each file that is not as it was made, and what to do about it.
+
+    Each file must be in the manifest of its folder, with its hash. What a result was made from must
+    have the hash that it had then.
+
+    Raises:
+        ParityError: there are no results.
+    """
+    folders = [f for f in manifest.folders(results) if (f / manifest.NAME).is_file()]
+    if not folders:
+        raise ParityError(f"{results}: there are no results with a {manifest.NAME} here")
+    stated: dict[str, str] = {}
+    for folder in folders:
+        try:
+            entries = manifest.read(folder)
+        except ParityError as error:
+            yield str(error)
+            continue
+        for name, entry in entries.items():
+            yield from _file(folder / name, entry["sha256"])
+            place = (folder / name).relative_to(results).as_posix()
+            stated[f"{manifest.ROOM}/{place}"] = entry["sha256"]
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name not in (*entries, manifest.NAME):
+                yield f"{path} is in no manifest: no program of this project made it; remove it"
+    for folder in folders:
+        yield from _made_from(folder, stated)
+
+
+def _file(path: Path, digest: str) -> Iterator[str]:
+    if not path.exists():
+        if path.name not in MADE_AGAIN:
+            yield f"{path} is missing: {manifest.mend(path)}"
+    elif evidence.sha256(path) != digest:
+        yield f"{path} was changed since it was made: {manifest.mend(path)}"
+
+
+def _made_from(folder: Path, stated: dict[str, str]) -> Iterator[str]:
+    """Yield a line for each result that was made from files that are others today."""
+    try:
+        entries = manifest.read(folder)
+    except ParityError:
+        return
+    for name, entry in entries.items():
+        for source, digest in entry["read"].items():
+            if stated.get(source, digest) != digest:
+                path = folder / name
+                yield f"{path} was made from another {source}: {manifest.mend(path)}"
+                break
+
+
+def judged(results: Path) -> Iterator[tuple[Path, dict[str, Any], list[str]]]:
+    """Yield each run's folder, its metrics.json, and where it differs from the arrays.
+
+    The verdict and every figure are computed again from the arrays of outputs and from what the
+    operators showed.
+    """
+    for path in sorted(results.glob("*/*/*/metrics.json")):
+        found = evidence.read_json(path)
+        case = read_case(
+            path.parents[2],
+            found["reference"],
+            path.parents[1].name,
+            found["task"],
+            found["head_widths"],
+            found["run"],
+        )
+        again = judge(case).to_dict()
+        yield path.parent, found, list(differences({k: found.get(k) for k in again}, again))
+
+
+def verify(results: Path) -> tuple[list[str], list[str]]:
+    """Return a line for each run with its verdict, and a line for each thing that is wrong."""
+    wrong = list(damaged(results))
+    if wrong:  # figures of damaged files say nothing
+        return [], wrong
+    lines = []
+    for folder, found, differ in judged(results):
+        line = f"{folder}: {found['verdict_line']}"
+        lines.append(line)
+        if differ:
+            wrong.append(f"{folder}/metrics.json differs from the arrays, first at {differ[0]}")
+        elif found["verdict"] == "FAIL":
+            wrong.append(line)
+    return lines, wrong

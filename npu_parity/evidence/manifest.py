@@ -1,0 +1,192 @@
+"""The manifest of a folder of results: each file's hash, what made it and what it was made from.
+
+``manifest.json`` lies in every folder under ``results/``. Whatever writes a result enters it, and
+whatever reads a result checks it, so that a changed byte never reaches a table.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from npu_parity.errors import ParityError
+
+NAME = "manifest.json"
+ROOM = "results"  # the folder whose files are entered
+
+Entry = dict[str, Any]
+
+
+@dataclass
+class Job:
+    """The program that runs in this process.
+
+    Attributes:
+        program: its name, without folder and suffix.
+        code: hash of its code, see `npu_parity.evidence.code`.
+        options: its command line, without what changes no result (threads, output).
+        read: SHA-256 of every result that it has read, by path.
+    """
+
+    program: str = ""
+    code: str = ""
+    options: Sequence[str] = ()
+    read: dict[str, str] = field(default_factory=dict)
+
+
+JOB = Job()  # nobody's, until `job` says whose
+
+
+@contextmanager
+def job(program: str, code: str, options: Sequence[str]) -> Iterator[None]:
+    """Let files that are written inside be entered as this program's."""
+    global JOB
+    before, JOB = JOB, Job(program, code, options)
+    try:
+        yield
+    finally:
+        JOB = before
+
+
+def holds(path: Path) -> bool:
+    """Tell whether a file is a result, and hence belongs into a manifest."""
+    return ROOM in Path(os.path.relpath(path)).parts[:-1] and path.name != NAME
+
+
+def enter(path: Path, digest: str) -> None:
+    """Enter a result that was just written, with what made it and all that this job has read."""
+    entry = {
+        "sha256": digest,
+        "program": JOB.program,
+        "code": JOB.code,
+        "options": list(JOB.options),
+        "read": {name: JOB.read[name] for name in sorted(JOB.read)},
+    }
+    with _locked(path.parent):
+        manifest = path.with_name(NAME)
+        try:
+            entries = read(path.parent)
+        except ParityError:  # damaged: whatever it said of other files is not believed any more
+            entries = {}
+        partial = path.with_name(f".{NAME}.{os.getpid()}.partial")
+        partial.write_text(_text(entries | {path.name: entry}), encoding="utf-8")
+        partial.replace(manifest)
+
+
+def check(path: Path, content: bytes) -> None:
+    """Raise ParityError unless a result has the bytes that its manifest states."""
+    if not holds(path):
+        return
+    digest = hashlib.sha256(content).hexdigest()
+    entry = read(path.parent).get(path.name)
+    if entry is None:
+        raise ParityError(f"{path} is not in {path.with_name(NAME)}: {mend(path)}")
+    if entry["sha256"] != digest:
+        raise ParityError(f"{path} was changed since it was made: {mend(path)}")
+    note(path, digest)
+
+
+def note(path: Path, digest: str) -> None:
+    """Remember that this job has read a result."""
+    JOB.read[Path(os.path.relpath(path)).as_posix()] = digest
+
+
+def read(folder: Path) -> dict[str, Entry]:
+    """Return the entries of a folder's manifest by file name; none where there is no manifest.
+
+    Raises:
+        ParityError: the manifest itself was changed.
+    """
+    path = folder / NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+        entries: dict[str, Entry] = json.loads(text)["files"]
+        if text == _text(entries):
+            return entries
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise ParityError(f"{path} was changed since it was made: {mend(path)}")
+
+
+def folders(results: Path) -> list[Path]:
+    """Return the folders of results, in order."""
+    return [results, *sorted(path for path in results.rglob("*") if path.is_dir())]
+
+
+def outdated(
+    results: Path, expected: Callable[[str, dict[str, str]], tuple[str, Sequence[str]] | None]
+) -> Iterator[tuple[Path, str]]:
+    """Yield each result that would be made otherwise today, and why.
+
+    Args:
+        results: the folder.
+        expected: takes a program and the system, device and run of a result, as far as its path
+            names them; returns the hash of the code and the options that the program would have
+            today, None if the configuration does not ask for this result.
+    """
+    for folder in folders(results) if results.is_dir() else ():
+        try:
+            entries = read(folder)
+        except ParityError:
+            entries = {}
+        unknown: dict[str, Entry] = {path.name: {} for path in folder.iterdir() if path.is_file()}
+        for name, entry in {**unknown, **entries}.items():
+            path = folder / name
+            if not path.is_file() or not holds(path):
+                continue
+            asked = expected(entry.get("program", ""), _names(path.relative_to(results)))
+            if not entry:
+                yield path, "it is in no manifest"
+            elif asked is None:
+                continue
+            elif sha256(path) != entry["sha256"]:
+                yield path, "it was changed since it was made"
+            elif entry["code"] != asked[0]:
+                yield path, "other code made it"
+            elif list(entry["options"]) != list(asked[1]):
+                yield path, "other settings made it"
+
+
+def _names(path: Path) -> dict[str, str]:
+    """Return the system, device and run that the path of a result names."""
+    *folders, name = path.parts
+    if folders == ["tables"]:
+        return {"system": name.partition(".")[0]}
+    return dict(zip(("system", "device", "run"), folders, strict=False))
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, like ``sha256sum``."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def mend(path: Path) -> str:
+    """Return what to do about a result that cannot be believed."""
+    return f"run `snakemake --cores 4 {path}`, which makes it again"
+
+
+def _text(entries: dict[str, Entry]) -> str:
+    """Return the bytes of a manifest: one spelling only, and a hash over it."""
+    files = {name: entries[name] for name in sorted(entries)}
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    whole = {"files": files, "sha256": digest}
+    return json.dumps(whole, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time change the manifest of a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

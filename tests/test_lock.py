@@ -1,0 +1,57 @@
+"""A lock that a killed run left is removed; that of a live run is respected."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from npu_parity.evidence import lock
+
+HOLD = "from npu_parity.evidence.lock import release_dead as r; o = r(); print('held', flush=True); input()"
+
+
+@pytest.fixture
+def left(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lock.LOCKS.mkdir(parents=True)
+    files = [lock.LOCKS / f"0.{kind}.lock" for kind in ("input", "output")]
+    for file in files:
+        file.touch()
+    return files
+
+
+@pytest.fixture
+def other(left):
+    """A run that is alive, from before the lock files were there."""
+    for file in left:
+        file.rename(file.with_suffix(".kept"))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout.readline() == "held\n"
+        for file in left:
+            file.with_suffix(".kept").rename(file)
+        yield running
+        running.kill()
+
+
+def test_nobody_has_it(left, capsys):
+    lock.release_dead().close()
+    assert not any(file.exists() for file in left)
+    assert capsys.readouterr().err == "removed the lock of a run that was killed\n"
+    lock.release_dead().close()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_live_run_has_it(left, other, capsys):
+    lock.release_dead().close()
+    assert all(file.exists() for file in left) and capsys.readouterr().err == ""
+
+
+def test_a_run_that_was_killed_had_it(left, other, capsys):
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    lock.release_dead().close()
+    assert not any(file.exists() for file in left)
