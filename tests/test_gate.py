@@ -17,6 +17,8 @@ import faults  # noqa: E402
 import gates  # noqa: E402
 import run  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 RECORDS = json.loads(run.RESULTS.read_text()) if run.RESULTS.exists() else []
 recorded = pytest.mark.skipif(not RECORDS, reason="`make gate` has not been run")
 OWN = [r for r in RECORDS if r["gate"] == run.OWN]

@@ -9,7 +9,13 @@ import pytest
 
 from npu_parity.evidence import lock
 
-HOLD = "from npu_parity.evidence.lock import release_dead as r; o = r(); print('held', flush=True); input()"
+HOLD = """
+from npu_parity.evidence import lock
+
+owner = lock.release_dead()
+print("held", flush=True)
+input()
+"""
 
 
 @pytest.fixture

@@ -25,10 +25,13 @@ from npu_parity.sources import architectures, checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 STANDIN = ROOT / "tests" / "standin_npu"
-pytestmark = pytest.mark.skipif(
-    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="this torch cannot have a device that is written in Python",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+        reason="this torch cannot have a device that is written in Python",
+    ),
+]
 
 ROUNDING = 1e-6  # relative L2: what float32 itself may lose in networks this small
 

@@ -31,10 +31,13 @@ CONFIG = {
     "models": {"net": system(inputs=["random:3", "synthetic:1"], calibrate=True)},
 }
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="this torch cannot have a device that is written in Python",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+        reason="this torch cannot have a device that is written in Python",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from safetensors.numpy import load_file, save_file
 
 from npu_parity.backends.device import BACKENDS, Device
 
+pytestmark = pytest.mark.slow
+
 
 def after(*systems):
     """The jobs that follow from other weights or inputs of these systems."""

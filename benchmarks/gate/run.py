@@ -27,7 +27,7 @@ from npu_parity.errors import first_line
 from npu_parity.sources import architectures, weights
 from npu_parity.sources.images import collect
 from npu_parity.sources.preprocessing import Preprocessing
-from npu_parity.verdict import metrics, operators, questions
+from npu_parity.verdict import kernels, metrics, questions
 from npu_parity.verdict.answers import QUESTIONS
 
 HERE = Path(__file__).resolve().parent
@@ -155,8 +155,8 @@ def clean(system: System, promised, batch: int) -> np.ndarray:
 def measure(name: str, cases: Iterable[Case]) -> Iterator[Record]:
     """Judge cases on a system."""
     # A bound depends only on operator and numerics, and takes longer than the operator.
-    exact_and_bound = operators.exact_and_bound
-    operators.exact_and_bound = functools.cache(exact_and_bound)
+    exact_and_bound = kernels.exact_and_bound
+    kernels.exact_and_bound = functools.cache(exact_and_bound)
     try:
         system = load(name)
         for case in cases:
@@ -164,7 +164,7 @@ def measure(name: str, cases: Iterable[Case]) -> Iterator[Record]:
             print(f"{name:20} {case.kind:6} {case.name:46} {_told(records[0])}", flush=True)
             yield from records
     finally:
-        operators.exact_and_bound = exact_and_bound
+        kernels.exact_and_bound = exact_and_bound
 
 
 def _told(own: Record) -> str:

@@ -58,14 +58,14 @@ def expect_ready(model: "nn.Module", what: str = "") -> None:
     from torch import nn
     from torch.nn.parameter import is_lazy
 
-    what = what or named(model)
+    what = shorten(what or named(model), 120)
     if not isinstance(model, nn.Module):
         raise ParityError(f"{what}: found {type(model).__name__}, expected a torch.nn.Module")
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(tensor):
             raise ParityError(
-                f"{what}: tensor {name!r} of a lazy module has no shape yet; use a module with "
-                "fixed sizes, or run the network once before you hand it over"
+                f"{what}: tensor {shorten(name, 50)!r} of a lazy module has no shape yet; use a "
+                "module with fixed sizes, or run the network once before you hand it over"
             )
 
 

@@ -1,4 +1,4 @@
-"""Snakemake's lock of a folder, after a run that was killed."""
+"""Remove Snakemake's lock of a folder after a run was killed."""
 
 import fcntl
 import sys
@@ -10,13 +10,14 @@ OWNERS = Path(".snakemake/owners")  # locked by every run, as long as it lives
 
 
 def release_dead() -> IO[str]:
-    """Remove the lock of a run that is no more; that of a live run is respected.
+    """Remove the lock of a dead run. The lock of a live run stays.
 
-    Every run has a lock of the operating system on one file, which ends with the process however
-    that ends. Where nobody else has one, Snakemake's lock files belong to nobody.
+    Every run also locks one file through the operating system. That lock ends with the process,
+    even if the process is killed. If no other process has such a lock, Snakemake's lock files are
+    left over.
 
     Returns:
-        The locked file. Keep it open for the length of the run.
+        The locked file. Keep it open during the run.
     """
     OWNERS.parent.mkdir(exist_ok=True)
     owners = OWNERS.open("a")

@@ -1,7 +1,8 @@
 """The manifest of a folder of results: each file's hash, what made it and what it was made from.
 
-``manifest.json`` lies in every folder under ``results/``. Whatever writes a result enters it, and
-whatever reads a result checks it, so that a changed byte never reaches a table.
+Every folder under ``results/`` has a ``manifest.json``. A program that writes a result enters it
+there. A program that reads a result compares it with the entry, so a changed byte never reaches a
+table.
 """
 
 import fcntl
@@ -39,12 +40,12 @@ class Job:
     read: dict[str, str] = field(default_factory=dict)
 
 
-JOB = Job()  # nobody's, until `job` says whose
+JOB = Job()  # of this process; `job` sets it
 
 
 @contextmanager
 def job(program: str, code: str, options: Sequence[str]) -> Iterator[None]:
-    """Let files that are written inside be entered as this program's."""
+    """Enter all files that are written inside as results of this program."""
     global JOB
     before, JOB = JOB, Job(program, code, options)
     try:
@@ -54,7 +55,7 @@ def job(program: str, code: str, options: Sequence[str]) -> Iterator[None]:
 
 
 def holds(path: Path) -> bool:
-    """Tell whether a file is a result, and hence belongs into a manifest."""
+    """Return whether a file is a result. Only results are in manifests."""
     return ROOM in Path(os.path.relpath(path)).parts[:-1] and path.name != NAME
 
 
@@ -71,7 +72,7 @@ def enter(path: Path, digest: str) -> None:
         manifest = path.with_name(NAME)
         try:
             entries = read(path.parent)
-        except ParityError:  # damaged: whatever it said of other files is not believed any more
+        except ParityError:  # it was changed, so nothing in it counts
             entries = {}
         partial = path.with_name(f".{NAME}.{os.getpid()}.partial")
         partial.write_text(_text(entries | {path.name: entry}), encoding="utf-8")
@@ -97,7 +98,7 @@ def note(path: Path, digest: str) -> None:
 
 
 def read(folder: Path) -> dict[str, Entry]:
-    """Return the entries of a folder's manifest by file name; none where there is no manifest.
+    """Return the entries of a folder's manifest by file name; an empty mapping without a manifest.
 
     Raises:
         ParityError: the manifest itself was changed.
@@ -123,13 +124,13 @@ def folders(results: Path) -> list[Path]:
 def outdated(
     results: Path, expected: Callable[[str, dict[str, str]], tuple[str, Sequence[str]] | None]
 ) -> Iterator[tuple[Path, str]]:
-    """Yield each result that would be made otherwise today, and why.
+    """Yield each result that the same program would now make in another way, and why.
 
     Args:
         results: the folder.
-        expected: takes a program and the system, device and run of a result, as far as its path
-            names them; returns the hash of the code and the options that the program would have
-            today, None if the configuration does not ask for this result.
+        expected: takes a program, and the system, device and run that the path of a result names.
+            It returns the hash of the program's code and its options now. It returns None if the
+            configuration does not ask for this result.
     """
     for folder in folders(results) if results.is_dir() else ():
         try:
@@ -169,12 +170,12 @@ def sha256(path: str | Path) -> str:
 
 
 def mend(path: Path) -> str:
-    """Return what to do about a result that cannot be believed."""
+    """Return what to do about a result that was changed."""
     return f"run `snakemake --cores 4 {path}`, which makes it again"
 
 
 def _text(entries: dict[str, Entry]) -> str:
-    """Return the bytes of a manifest: one spelling only, and a hash over it."""
+    """Return the text of a manifest. The same entries always give the same text, with its hash."""
     files = {name: entries[name] for name in sorted(entries)}
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     whole = {"files": files, "sha256": digest}

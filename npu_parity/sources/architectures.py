@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from npu_parity import evidence
 from npu_parity.backends import network
-from npu_parity.errors import ParityError
+from npu_parity.errors import ParityError, shorten
 
 if TYPE_CHECKING:  # planning a run needs only file names, and importing torch takes seconds
     from torch import nn
@@ -33,7 +33,7 @@ def build(architecture: str, arguments: dict[str, Any] | None = None) -> "nn.Mod
     from torch import nn
 
     library, _, name = architecture.rpartition(":")
-    what = f"architecture {architecture}"
+    what = shorten(f"architecture {architecture}", 200)
     with network.guarded(what, seed=False):
         builder = LIBRARIES[library](name) if library in LIBRARIES else _own(library, name)
         with network.explained(f"{what}: arguments {arguments}"):
