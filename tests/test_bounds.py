@@ -245,6 +245,7 @@ def test_emulated_devices_stay_within_the_bound_of_their_products(name, data):
         assert max(shares(call, numerics), default=0) <= 1, call.operator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("onednn", [True, False])
 def test_every_path_of_a_convolution(threads, onednn):

@@ -140,6 +140,7 @@ def test_every_data_file_of_the_package_is_followed():
     assert left == {"imagenet_1k.txt", "inat2021_birds.txt"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "imported"),
     [

@@ -11,6 +11,8 @@ import pytest
 from npu_parity.report import figures
 from npu_parity.verdict.divergence import Step
 
+pytestmark = pytest.mark.slow
+
 
 def steps(measured=None, names=("stem", "blocks.0", "blocks.1", "head")):
     return [

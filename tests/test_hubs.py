@@ -13,6 +13,8 @@ from hub_server import NOWHERE, HubServer, hub_env, process
 from npu_parity.errors import ParityError
 from npu_parity.sources import hubs
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW = bytes(range(256)) * 8, bytes(reversed(range(256))) * 8
 
 

@@ -156,6 +156,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
 def test_each_fault_is_told_first_and_once(network, image, fault):
     port = copy.deepcopy(network)

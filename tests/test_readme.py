@@ -10,6 +10,8 @@ from project import ROOT
 from npu_parity.errors import ParityError
 from npu_parity.report import readme
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = ROOT / "results/efficientnet_lite0/weights.safetensors"
 TEXT = """# Title
 

@@ -281,6 +281,7 @@ def test_missing_option_is_no_traceback(program):
     assert status == 2 and "--image" in errors and "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_as_a_module():
     command = [sys.executable, "-m", "npu_parity", "predict", "--system", "trees"]
     done = subprocess.run([*command, "--image", "a.png"], capture_output=True, text=True)

@@ -74,7 +74,7 @@ class Cpu(Backend):
 
         Threads wait for each other after every operator. If a busy process delays one of them, the
         others wait too and use CPU time. So beside two busy processes a pass with two threads took
-        40 times as long as on a quiet machine. The CPU time of one thread changes much less.
+        20 to 40 times as long as on a quiet machine. The CPU time of one thread grew by 40 %.
         """
         torch = self.load()
         threads = torch.get_num_threads()
