@@ -185,7 +185,7 @@ def test_every_file_that_a_table_names_exists():
 def test_readme_carries_the_tables():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     contents = {name: (ROOT / name).read_text(encoding="utf-8") for name in readme.markers(text)}
-    assert "results/tables/summary.md" in contents
+    assert "results/tables/overview.md" in contents
     assert readme.splice(text, contents) == text
 
 
