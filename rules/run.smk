@@ -48,19 +48,19 @@ OUTDATED = dict(manifest.outdated(Path("results"), expected))
 
 
 class Workflow(type(workflow)):
-    """Snakemake's own workflow, which makes outdated results again as if by --forcerun.
+    """Snakemake's own workflow, which makes outdated results again if a target needs them.
 
-    Snakemake sets `dag_settings` after it has read this file, and has no other way to say so.
+    --forcerun would make them targets as well. Snakemake has no other interface for this.
     """
 
     @property
-    def dag_settings(self):
-        return self.__dict__["dag_settings"]
+    def _dag(self):
+        return self.__dict__["_dag"]
 
-    @dag_settings.setter
-    def dag_settings(self, settings):
-        settings.forcerun = settings.forcerun | {str(path) for path in OUTDATED}
-        self.__dict__["dag_settings"] = settings
+    @_dag.setter
+    def _dag(self, dag):
+        dag.forcefiles.update(map(str, OUTDATED))
+        self.__dict__["_dag"] = dag
 
 
 workflow.__class__ = Workflow

@@ -79,8 +79,8 @@ def test_port_that_is_right(clean):
     assert clean.done.returncode == 0, clean.done.stdout
     lines = [x for x in clean.done.stdout.splitlines() if x.startswith("results/net/")]
     assert lines == [
-        "results/net/npu/predicted: PREDICTED (weak evidence)",
         "results/net/npu/measured: PASS (weak evidence)",
+        "results/net/npu/predicted: PREDICTED (weak evidence)",
     ]
     found = clean.json("results/net/npu/measured/metrics.json")
     assert found["verdict"] == "PASS" and found["numerics_found"] == "hf32"

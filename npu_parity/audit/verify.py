@@ -17,8 +17,7 @@ MADE_AGAIN = ("weights.safetensors", "inputs.npy")
 def damaged(results: Path) -> Iterator[str]:
     """Yield a line for each file that is not as it was made, and what to do about it.
 
-    Each file must be in the manifest of its folder, with its hash. What a result was made from must
-    have the hash that it had then.
+    Each file must be in the manifest of its folder, with its hash.
 
     Raises:
         ParityError: there are no results.
@@ -26,7 +25,6 @@ def damaged(results: Path) -> Iterator[str]:
     folders = [f for f in manifest.folders(results) if (f / manifest.NAME).is_file()]
     if not folders:
         raise ParityError(f"{results}: there are no results with a {manifest.NAME} here")
-    stated: dict[str, str] = {}
     for folder in folders:
         try:
             entries = manifest.read(folder)
@@ -35,13 +33,25 @@ def damaged(results: Path) -> Iterator[str]:
             continue
         for name, entry in entries.items():
             yield from _file(folder / name, entry["sha256"])
-            place = (folder / name).relative_to(results).as_posix()
-            stated[f"{manifest.ROOM}/{place}"] = entry["sha256"]
         for path in sorted(folder.iterdir()):
             if path.is_file() and path.name not in (*entries, manifest.NAME):
                 yield f"{path} is in no manifest: no program of this project made it; remove it"
-    for folder in folders:
-        yield from _made_from(folder, stated)
+
+
+def outdated(results: Path) -> Iterator[str]:
+    """Yield a line for each result that was made from other files than there are now."""
+    hashes: dict[str, str] = {}
+    entries = {folder: manifest.read(folder) for folder in manifest.folders(results)}
+    for folder, files in entries.items():
+        for name, entry in files.items():
+            place = (folder / name).relative_to(results).as_posix()
+            hashes[f"{manifest.ROOM}/{place}"] = entry["sha256"]
+    for folder, files in entries.items():
+        for name, entry in files.items():
+            others = [s for s, digest in entry["read"].items() if hashes.get(s, digest) != digest]
+            if others:
+                path = folder / name
+                yield f"{path} was made from another {others[0]}: {manifest.mend(path)}"
 
 
 def _file(path: Path, digest: str) -> Iterator[str]:
@@ -50,20 +60,6 @@ def _file(path: Path, digest: str) -> Iterator[str]:
             yield f"{path} is missing: {manifest.mend(path)}"
     elif evidence.sha256(path) != digest:
         yield f"{path} was changed since it was made: {manifest.mend(path)}"
-
-
-def _made_from(folder: Path, stated: dict[str, str]) -> Iterator[str]:
-    """Yield a line for each result that was made from files that are others today."""
-    try:
-        entries = manifest.read(folder)
-    except ParityError:
-        return
-    for name, entry in entries.items():
-        for source, digest in entry["read"].items():
-            if stated.get(source, digest) != digest:
-                path = folder / name
-                yield f"{path} was made from another {source}: {manifest.mend(path)}"
-                break
 
 
 def judged(results: Path) -> Iterator[tuple[Path, dict[str, Any], list[str]]]:
@@ -87,7 +83,11 @@ def judged(results: Path) -> Iterator[tuple[Path, dict[str, Any], list[str]]]:
 
 
 def verify(results: Path) -> tuple[list[str], list[str]]:
-    """Return a line for each run with its verdict, and a line for each thing that is wrong."""
+    """Return a line for each run with its verdict, and a line for each thing that is wrong.
+
+    A result that was made from other files than there are now has a line too. It is not wrong: the
+    next run makes it again.
+    """
     wrong = list(damaged(results))
     if wrong:  # figures of damaged files say nothing
         return [], wrong
@@ -99,4 +99,4 @@ def verify(results: Path) -> tuple[list[str], list[str]]:
             wrong.append(f"{folder}/metrics.json differs from the arrays, first at {differ[0]}")
         elif found["verdict"] == "FAIL":
             wrong.append(line)
-    return lines, wrong
+    return lines + list(outdated(results)), wrong
