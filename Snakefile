@@ -2,6 +2,7 @@
 
 
 include: "rules/common.smk"
+include: "rules/options.smk"
 include: "rules/inputs.smk"
 include: "rules/weights.smk"
 include: "rules/outputs.smk"
@@ -10,6 +11,7 @@ include: "rules/parity.smk"
 include: "rules/divergence.smk"
 include: "rules/latency.smk"
 include: "rules/report.smk"
+include: "rules/outdated.smk"
 include: "rules/run.smk"
 
 

@@ -3,8 +3,7 @@
 import atexit
 from pathlib import Path
 
-from npu_parity.cli import CODE
-from npu_parity.evidence import lock, manifest
+from npu_parity.evidence import lock
 from npu_parity.report.failures import causes
 
 OWNER = lock.release_dead()
@@ -22,48 +21,6 @@ def finish():
         shell("python {path:q} README.md", path=script("readme"))
     if os.path.exists("results/summary.json"):
         shell("python {path:q} results/summary.json", path=script("show"))
-
-
-class Named(dict):
-    """Wildcards of a result that is there already."""
-
-    __getattr__ = dict.__getitem__
-
-
-def expected(name: str, wildcards: dict):
-    """Return the code and the options that a program would have today; see `manifest.outdated`."""
-    known = {"system": SYSTEMS, "device": config["devices"]}
-    if name not in PROGRAMS or any(
-        value not in known.get(key, [value]) for key, value in wildcards.items()
-    ):
-        return None
-    options = PROGRAMS[name](Named(wildcards))
-    return next(o.removeprefix(CODE) for o in options if o.startswith(CODE)), [
-        option for option in options if not option.startswith(CODE)
-    ]
-
-
-# Snakemake's own memory may be gone, or be of another machine. The manifests say what made a result.
-OUTDATED = dict(manifest.outdated(Path("results"), expected))
-
-
-class Workflow(type(workflow)):
-    """Snakemake's own workflow, which makes outdated results again if a target needs them.
-
-    --forcerun would make them targets as well. Snakemake has no other interface for this.
-    """
-
-    @property
-    def _dag(self):
-        return self.__dict__["_dag"]
-
-    @_dag.setter
-    def _dag(self, dag):
-        dag.forcefiles.update(map(str, OUTDATED))
-        self.__dict__["_dag"] = dag
-
-
-workflow.__class__ = Workflow
 
 
 onstart:

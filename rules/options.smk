@@ -1,0 +1,132 @@
+"""Options: the command line of each rule's program, from the configuration and the wildcards.
+
+A job runs again if the content of its parameters, inputs or code changes. Snakemake does not follow
+the programs in `shell:`. Therefore each rule has the hash of its program's code as a parameter.
+"""
+
+import json
+import os
+from functools import cache
+
+from npu_parity import evidence
+from npu_parity.backends.device import BACKENDS
+from npu_parity.evidence.code import digest
+
+
+def script(name: str) -> str:
+    """Return the relative path of scripts/NAME.py, the same for any folder of the project."""
+    return os.path.relpath(f"{workflow.basedir}/scripts/{name}.py")
+
+
+@cache
+def code(name: str, *backends: str) -> str:
+    """Return the hash of all code that scripts/NAME.py uses with these backends."""
+    return digest(script(name), {BACKENDS.entries[backend] for backend in backends})
+
+
+sha256 = cache(evidence.sha256)  # a large file is hashed once
+
+PROGRAMS = {}  # name: function of the wildcards that returns the options
+
+
+def program(name: str, *parts, reads=None, then=(), **named):
+    """Return a function of the wildcards: the options of scripts/NAME.py and the hash of its code.
+
+    Every value may be a function of the wildcards.
+
+    Args:
+        parts: lists of options.
+        reads: function of a system's settings that returns the user's own files. They count by
+            content: Snakemake is not told of them, so that their names and times do not matter.
+        then: arguments without a name.
+        named: options by name; a mapping becomes JSON.
+    """
+
+    def value_of(value, wildcards):
+        return value(wildcards) if callable(value) else value
+
+    def options(wildcards):
+        found = [option for part in parts for option in value_of(part, wildcards)]
+        for key, value in named.items():
+            value = value_of(value, wildcards)
+            text = value if isinstance(value, str) else json.dumps(value)
+            found.append(f"--{key.replace('_', '-')}={text}")
+        if reads:
+            files = reads(config["models"][wildcards.system])
+            found.append(f"--reads={','.join(map(sha256, files))}")
+        device = config["devices"].get(wildcards.get("device"))
+        backends = {"cpu", device["backend"]} if device else ()
+        found.append(f"--code={code(name, *sorted(backends))}")
+        return [*found, "--", *map(str, value_of(then, wildcards))]
+
+    PROGRAMS[name] = options
+    return options
+
+
+def software(wildcards) -> str:
+    """Return the conda file of a program that runs the network; envs/ has one for each backend."""
+    own = f"{config['devices'][wildcards.device]['backend']}.yaml"
+    measured = wildcards.get("run", "measured") == "measured"
+    found = measured and os.path.exists(f"{workflow.basedir}/envs/{own}")
+    return f"../envs/{own}" if found else "../envs/cpu.yaml"
+
+
+def setting(key: str):
+    """Return a function of the wildcards: a setting of the system."""
+    return lambda wildcards: config["models"][wildcards.system].get(key, {})
+
+
+def flag(key: str):
+    """Return a function of the wildcards: a setting of the system that is true or false."""
+    return lambda wildcards: [
+        f"--{key}" if config["models"][wildcards.system][key] else f"--no-{key}"
+    ]
+
+
+def only_measured(option: str, file: str):
+    """Return a function of the wildcards: an option with a file that measured runs have."""
+    return lambda wildcards: [f"--{option}={in_run(f'measured/{file}')(wildcards)}"] * (
+        wildcards.run == "measured"
+    )
+
+
+def network(wildcards) -> dict:
+    """Return the results that a program that runs the network reads: weights and inputs."""
+    folder = f"results/{wildcards.system}"
+    return {
+        "weights": f"{folder}/weights.safetensors",
+        "provenance": f"{folder}/weights.json",
+        "inputs": f"{folder}/inputs.npy",
+        "names": f"{folder}/inputs.json",
+    }
+
+
+def in_system(file: str = ""):
+    """Return a function of the wildcards: the folder of the system, or a file in it."""
+    return lambda wildcards: os.path.join(f"results/{wildcards.system}", file).rstrip(
+        "/"
+    )
+
+
+def in_run(file: str):
+    """Return a function of the wildcards: a file of the device, such as measured/outputs.npy."""
+    return (
+        lambda wildcards: f"results/{wildcards.system}/{wildcards.device}/"
+        + file.format(**wildcards)
+    )
+
+
+def on_device(wildcards) -> list[str]:
+    """Return the options of a program that runs the network: weights, inputs and the device."""
+    folder, device = f"results/{wildcards.system}", config["devices"][wildcards.device]
+    target = {key: device[key] for key in ("backend", "numerics")}
+    options = {"weights-folder": folder, "inputs": f"{folder}/inputs.npy"}
+    options["device"] = json.dumps(target)
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+def ported(wildcards) -> list[str]:
+    """Return the option with the port's own architecture, for measured runs of devices."""
+    system, run = config["models"][wildcards.system], wildcards.get("run", "measured")
+    own = run == "measured" and wildcards.device != config["reference"]
+    return [f"--ported={system['ported']}"] if own and "ported" in system else []

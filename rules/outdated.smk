@@ -1,0 +1,48 @@
+"""Outdated: results that this configuration and this code would make in another way."""
+
+from pathlib import Path
+
+from npu_parity.cli import CODE
+from npu_parity.evidence import manifest
+
+
+class Named(dict):
+    """Wildcards of a result that is there already."""
+
+    __getattr__ = dict.__getitem__
+
+
+def expected(name: str, wildcards: dict):
+    """Return the code and the options that a program would have today; see `manifest.outdated`."""
+    known = {"system": SYSTEMS, "device": config["devices"]}
+    if name not in PROGRAMS or any(
+        value not in known.get(key, [value]) for key, value in wildcards.items()
+    ):
+        return None
+    options = PROGRAMS[name](Named(wildcards))
+    return next(o.removeprefix(CODE) for o in options if o.startswith(CODE)), [
+        option for option in options if not option.startswith(CODE)
+    ]
+
+
+# Snakemake's own memory may be gone, or be of another machine. The manifests say what made a result.
+OUTDATED = dict(manifest.outdated(Path("results"), expected))
+
+
+class Workflow(type(workflow)):
+    """Snakemake's own workflow, which makes outdated results again if a target needs them.
+
+    --forcerun would make them targets as well. Snakemake has no other interface for this.
+    """
+
+    @property
+    def _dag(self):
+        return self.__dict__["_dag"]
+
+    @_dag.setter
+    def _dag(self, dag):
+        dag.forcefiles.update(map(str, OUTDATED))
+        self.__dict__["_dag"] = dag
+
+
+workflow.__class__ = Workflow
