@@ -12,7 +12,7 @@ LOGGER := $(if $(VERBOSE),,--logger rich)
 OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test elsewhere evidence quick lint docs gate clean FORCE
+.PHONY: all test elsewhere evidence quick lint docs gate abuse clean FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -54,6 +54,11 @@ docs: .venv/.ready
 gate: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE python benchmarks/gate/run.py
 	python scripts/readme.py README.md docs/*.md
+
+# All hostile input: 1,000 configurations, 30 kills and more. Half an hour; docs/reliability.md.
+abuse: .venv/.ready
+	ABUSE=docs/reliability-totals.md pytest -m abuse -n 2 --dist loadfile
+	python scripts/readme.py docs/reliability.md
 
 clean:
 	rm -rf results logs .snakemake

@@ -34,12 +34,7 @@ def run(main: Callable[..., None] | typer.Typer) -> None:
     if not code and script.suffix == ".py":  # started by hand
         code = digest(script)
     try:
-        with (
-            environment.guarded(),
-            manifest.job(
-                script.stem, code or (digest(script) if script.suffix == ".py" else ""), options
-            ),
-        ):
+        with environment.guarded(), manifest.job(script.stem, code, options):
             main() if isinstance(main, typer.Typer) else typer.run(main)
     except ParityError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -81,6 +81,7 @@ class Payload:
         return subprocess.check_call, (["touch", str(self.target)],)
 
 
+@pytest.mark.abuse("hostile weight files")
 @pytest.mark.parametrize("wrap", [lambda p: p, lambda p: {"weight": torch.ones(1), "x": p}])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_malicious_pickle_is_refused_without_executing(tmp_path, wrap, zipped):
@@ -95,6 +96,7 @@ def test_malicious_pickle_is_refused_without_executing(tmp_path, wrap, zipped):
     assert target.exists()  # the payload works
 
 
+@pytest.mark.abuse("hostile weight files")
 def test_plain_malicious_pickle_is_refused(tmp_path):
     target = tmp_path / "executed"
     (tmp_path / "m.pth").write_bytes(pickle.dumps({"weight": Payload(target)}, protocol=2))
@@ -102,6 +104,7 @@ def test_plain_malicious_pickle_is_refused(tmp_path):
     assert not target.exists()
 
 
+@pytest.mark.abuse("hostile weight files")
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("damage", ["empty", "half", "last byte", "text"])
 def test_damaged_file(tmp_path, suffix, damage):
@@ -119,6 +122,7 @@ def test_missing_file(tmp_path):
     assert "there is no such file" in refusal(read_file, tmp_path)
 
 
+@pytest.mark.abuse("hostile weight files")
 @pytest.mark.parametrize(
     "content", [[1, 2], {"weight": 3}, torch.ones(2), {"state_dict": {"a": 1}}]
 )

@@ -123,6 +123,7 @@ def test_pairs_that_start(site, sourced, torch, cuda, version, requires):
     environment.check(npu=True)
 
 
+@pytest.mark.abuse("software that would abort")
 @pytest.mark.parametrize(
     ("torch", "version", "requires", "needed"),
     [
@@ -140,6 +141,7 @@ def test_wrong_pair(site, sourced, torch, version, requires, needed):
     assert f"uv pip install torch=={needed}+cpu torchvision --index-url https://" in line
 
 
+@pytest.mark.abuse("software that would abort")
 def test_pair_that_aborts(site, sourced):
     add_torch(site, "2.10.0", cuda=REGISTERS)
     add_torch_npu(site, "2.10.0.post7", "torch ==2.10.0+cpu", library=REGISTERS)
@@ -165,6 +167,7 @@ def test_torch_npu_that_torch_does_not_load_is_refused_where_it_is_used(site, mo
 # CANN and GPUs
 
 
+@pytest.mark.abuse("software that would abort")
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
@@ -331,6 +334,7 @@ def told(tmp_path):
     return told
 
 
+@pytest.mark.abuse("software that would abort")
 @pytest.mark.parametrize("door", [pytest.param(d, marks=pytest.mark.slow) for d in DOORS])
 def test_every_door_refuses(door, told, tmp_path):
     add_torch(tmp_path / "site", "2.14.1", cuda=REGISTERS)
@@ -398,6 +402,7 @@ def cuda_build():
 beside_cuda = pytest.mark.skipif(not cuda_build(), reason="torch carries no CUDA here")
 
 
+@pytest.mark.abuse("software that would abort")
 @pytest.mark.slow
 @beside_cuda
 @pytest.mark.parametrize("door", DOORS)
@@ -437,6 +442,7 @@ def test_it_would_really_abort(newest, told, tmp_path):
     assert "aborts beside" in told("probe", newest, variables)
 
 
+@pytest.mark.abuse("software that would abort")
 @pytest.mark.slow
 @beside_cuda
 def test_real_wrong_pair(older, told, tmp_path):
@@ -444,6 +450,7 @@ def test_real_wrong_pair(older, told, tmp_path):
     assert "torch_npu 2.10.0.post4 needs torch 2.10.0, found torch" in line
 
 
+@pytest.mark.abuse("software that would abort")
 @pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 def test_real_torch_npu_without_cann(door, older, told):
@@ -452,6 +459,7 @@ def test_real_torch_npu_without_cann(door, older, told):
     assert "torch_npu 2.10.0.post4 is installed, but it does not find CANN" in line
 
 
+@pytest.mark.abuse("software that would abort")
 @pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 def test_real_torch_npu_beside_a_gpu(door, older, told, tmp_path):

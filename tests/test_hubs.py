@@ -120,6 +120,7 @@ def test_revision(server, repo, fetch, refusal):
     assert "at v2: " in refusal(repo, "m.pth", revision="v2")
 
 
+@pytest.mark.abuse("faulty hubs")
 def test_branch_that_moved_is_noticed(server, repo, fetch):
     first = fetch(repo, "m.pth")
     commit = server.add(repo, "m.pth", NEW)  # of the same size
@@ -162,6 +163,7 @@ def test_unannounced_sha256_needs_a_pin(server, repo, fetch, refusal):
     assert fetch(repo, "bare.pth", sha256=sha256(NEW)).sha256 == sha256(NEW)
 
 
+@pytest.mark.abuse("faulty hubs")
 def test_cache_is_used_but_not_believed(server, repo, fetch):
     first = fetch(repo, "m.pth")
     assert fetch(repo, "m.pth") == first
@@ -172,6 +174,7 @@ def test_cache_is_used_but_not_believed(server, repo, fetch):
     assert first.path.read_bytes() == OLD
 
 
+@pytest.mark.abuse("faulty hubs")
 def test_corrupt_bytes_are_refused_and_removed(server, repo, fetch, refusal, tmp_path):
     server.fail("corrupt")
     text = refusal(repo, "m.pth")
@@ -187,6 +190,7 @@ def test_connection_lost_once_is_survived(server, repo, fetch):
     assert len(server.downloads) == 2
 
 
+@pytest.mark.abuse("faulty hubs")
 def test_connection_lost_for_good(server, repo, fetch, refusal, tmp_path):
     server.fail("truncate")
     assert "connection lost" in refusal(repo, "m.pth")
@@ -195,6 +199,7 @@ def test_connection_lost_for_good(server, repo, fetch, refusal, tmp_path):
     assert fetch(repo, "m.pth").path.read_bytes() == OLD
 
 
+@pytest.mark.abuse("faulty hubs")
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -213,10 +218,12 @@ def test_failures_are_told_in_one_line(server, repo, refusal, fault, words):
     assert time.perf_counter() - start < 6
 
 
+@pytest.mark.abuse("faulty hubs")
 def test_missing_repository(server, refusal):
     assert "HTTP 404" in refusal("owner/missing", "m.pth")
 
 
+@pytest.mark.abuse("faulty hubs")
 @pytest.mark.parametrize(
     "unsafe",
     ["../m.pth", "a/../../m.pth", "/etc/m.pth", "a\\m.pth", "C:m.pth", "~/m.pth", "", "a\nb"],
@@ -231,6 +238,7 @@ def test_unsafe_names_never_reach_the_hub(hub, running, server, unsafe):
     assert not server.requests
 
 
+@pytest.mark.abuse("faulty hubs")
 def test_unsafe_name_from_the_hub(server, repo, refusal, tmp_path):
     server.add(repo, "../evil.pth", NEW)
     assert "'../evil.pth'" in refusal(repo, "*/evil.pth")
@@ -273,6 +281,7 @@ def test_reachable(server, reachable):
     assert reason is None and server.requests
 
 
+@pytest.mark.abuse("faulty hubs")
 @pytest.mark.parametrize("fault", ["hang", "slow"])
 def test_hanging_hub_is_decided_within_the_timeout(server, reachable, fault):
     server.fail(fault)
@@ -281,6 +290,7 @@ def test_hanging_hub_is_decided_within_the_timeout(server, reachable, fault):
     assert seconds < 1.2
 
 
+@pytest.mark.abuse("faulty hubs")
 def test_hub_in_trouble_is_not_reachable(server, reachable):
     server.fail(503)
     assert reachable()[0] == f"{server.url}: HTTP 503"

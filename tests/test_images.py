@@ -156,6 +156,7 @@ def test_cmyk_is_converted():
     assert one("a.jpg").data.mode == "RGB"
 
 
+@pytest.mark.abuse("hostile images")
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_more_than_8_bits_is_refused_rather_than_clipped(dtype):
     name = "a.png" if dtype == np.uint16 else "a.tif"
@@ -166,6 +167,7 @@ def test_more_than_8_bits_is_refused_rather_than_clipped(dtype):
 # What is no image
 
 
+@pytest.mark.abuse("hostile images")
 def test_truncated_jpeg(folder):
     picture("a.jpg", size=(200, 200), quality=95)
     content = (folder / "a.jpg").read_bytes()
@@ -174,6 +176,7 @@ def test_truncated_jpeg(folder):
     assert text.startswith("input a.jpg: not a readable image") and "truncated" in text
 
 
+@pytest.mark.abuse("hostile images")
 @pytest.mark.parametrize("content", [b"", b"hello, I am no image\n", b"\x89PNG\r\n\x1a\n\0\0"])
 def test_other_content_under_an_images_name(folder, content):
     (folder / "a.jpg").write_bytes(content)

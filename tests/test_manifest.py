@@ -63,6 +63,7 @@ def test_files_outside_results_have_no_manifest(tmp_path, monkeypatch):
     assert evidence.read_bytes("README.md") == b"changed"
 
 
+@pytest.mark.abuse("corrupted results")
 @pytest.mark.parametrize("name", FILES + MANIFESTS)
 def test_a_changed_byte_is_noticed_wherever_it_is(results, name):
     file = results / name
@@ -77,6 +78,7 @@ def test_a_changed_byte_is_noticed_wherever_it_is(results, name):
         assert any(name in line for line in damaged(results)), changed
 
 
+@pytest.mark.abuse("corrupted results")
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_result_is_not_read(results, name):
     file = results / name
@@ -111,6 +113,7 @@ def test_a_result_that_was_made_from_another(results):
     assert any(line.startswith(start) for line in lines)
 
 
+@pytest.mark.abuse("corrupted results")
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"files": 3}', '{"files": {}}'])
 def test_a_manifest_that_is_none(results, content):
     (RUN / manifest.NAME).write_text(content)

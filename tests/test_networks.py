@@ -28,6 +28,8 @@ from npu_parity.verdict.judge import Case, judge
 from npu_parity.verdict.questions import Runs
 from npu_parity.verdict.recording import record
 
+pytestmark = pytest.mark.abuse("hostile networks")
+
 CPU = Device("cpu")
 NPU = Device("npu", Numerics(conv="hf32", matmul="hf32"))
 INPUTS = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)

@@ -147,12 +147,12 @@ def outdated(
                 yield path, "it is in no manifest"
             elif asked is None:
                 continue
-            elif sha256(path) != entry["sha256"]:
-                yield path, "it was changed since it was made"
             elif entry["code"] != asked[0]:
                 yield path, "other code made it"
             elif list(entry["options"]) != list(asked[1]):
                 yield path, "other settings made it"
+            elif sha256(path) != entry["sha256"]:
+                yield path, "it was changed since it was made"
 
 
 def _names(path: Path) -> dict[str, str]:

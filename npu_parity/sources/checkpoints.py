@@ -8,7 +8,7 @@ from torch import nn
 
 from npu_parity import evidence
 from npu_parity.backends import network
-from npu_parity.errors import ParityError, first_line
+from npu_parity.errors import ParityError, first_line, shorten
 from npu_parity.sources import architectures
 
 State = dict[str, torch.Tensor]
@@ -53,7 +53,7 @@ def read_file(path: Path) -> State:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise many kinds of errors for a damaged file
-        reason = first_line(error)
+        reason = shorten(first_line(error), 100)
         if isinstance(error, pickle.UnpicklingError):  # torch's text suggests to trust the file
             reason = "damaged, or its pickle contains more than tensors"
         raise ParityError(

@@ -6,7 +6,9 @@ the rest and yields the inputs.
 
 import hashlib
 import importlib.util
+import io
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from npu_parity.errors import ParityError
+from npu_parity.errors import ParityError, first_line, shorten
 
 PHOTOGRAPHS = {  # shipped by scikit-image; CC0 or public domain
     "astronaut": "astronaut.png",
@@ -186,17 +188,21 @@ def files(sources: list[str]) -> list[str]:
 
 def read_image(path: Path, source: str | None = None) -> Input:
     """Return an image file as RGB; ParityError if it is missing or not a readable image."""
+    if not path.is_file():  # reading a pipe or a device may never end
+        found = "is no file" if path.exists() else "there is no such file"
+        raise ParityError(f"input {path}: {found}")
     try:
         content = path.read_bytes()
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":  # Pillow would clip the values to white
-                raise ValueError(f"{image.mode}: more than 8 bits a channel")
-            data = image.convert("RGB")
-    except FileNotFoundError:
-        raise ParityError(f"input {path}: there is no such file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                if image.mode[0] in "IF":  # Pillow would clip the values to white
+                    raise ValueError(f"{image.mode}: more than 8 bits a channel")
+                data = image.convert("RGB")
+    except Exception as error:  # the decoders raise many kinds of errors for a damaged file
         raise ParityError(
-            f"input {path}: not a readable image ({error}); expected JPEG, PNG or a similar format"
+            f"input {path}: not a readable image ({shorten(first_line(error), 100)}); expected "
+            "JPEG, PNG or a similar format"
         ) from None
     return Input(path.name, source or str(path), hashlib.sha256(content).hexdigest(), data)
 

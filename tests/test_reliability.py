@@ -1,0 +1,37 @@
+"""docs/reliability.md: its counts are of the right size, and the tests that it names exist."""
+
+import re
+
+import pytest
+from project import ROOT
+
+PAGE = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+COUNTS = {
+    kind: (int(cases.replace(",", "")), int(right.replace(",", "")))
+    for kind, cases, right in re.findall(
+        r"^\| ([a-z][\w ]+?) +\| +([\d,]+) \| +([\d,]+) \|$", PAGE, re.M
+    )
+}
+
+
+@pytest.mark.parametrize("name", re.findall(r"`(test_\w+\.py::test_\w+)`", PAGE))
+def test_each_line_of_the_security_section_has_its_test(name):
+    file, test = name.split("::")
+    assert re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        ("mutated configurations", 1000),
+        ("kills", 30),
+        ("corrupted results", 100),
+        ("hostile networks", 47),
+        ("damaged images", 1000),
+        ("damaged weight files", 500),
+        ("odd paths", 50),
+    ],
+)
+def test_every_case_had_the_right_outcome(kind, least):
+    cases, right = COUNTS[kind]
+    assert cases == right >= least
