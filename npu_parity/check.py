@@ -26,11 +26,12 @@ from npu_parity.numerics.probing import probe
 from npu_parity.verdict import metrics
 from npu_parity.verdict.answers import Answer, Verdict
 from npu_parity.verdict.divergence import Step, divergence, first_beyond
+from npu_parity.verdict.envelope import ENVELOPE
 from npu_parity.verdict.judge import Case, Judgement, judge
 from npu_parity.verdict.kernels import check_operators, execute
 from npu_parity.verdict.operators import OperatorResult
 from npu_parity.verdict.program import differences
-from npu_parity.verdict.questions import ENVELOPE, Runs, distances
+from npu_parity.verdict.questions import Repeated, Runs, alike, distances
 from npu_parity.verdict.recording import Call, record
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -165,11 +166,19 @@ class Original:
     def runs(self) -> Runs:
         """The reference's outputs, the exact and the predicted outputs, without measured ones."""
         return Runs(
-            reference=outputs.measure(self.reference, self.inputs, Device("cpu")),
+            reference=self._reference[0],
             exact=outputs.exact(self.reference, self.inputs, self.device),
             predicted=outputs.predict(self.reference, self.inputs, self.device),
             heads=self.heads,
         )
+
+    @cached_property
+    def _reference(self) -> tuple[NDArray[Any], float]:
+        """The reference's outputs, and how far a second run differs."""
+        found, again = outputs.measure_repeatedly(
+            self.reference, self.inputs, Device("cpu"), sizes=()
+        )
+        return found, Repeated.from_dict(again).again
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray]:
@@ -248,6 +257,7 @@ class Original:
         ported_inputs: np.ndarray | torch.Tensor | None = None,
         batch: int = 1,
         kernels: Context | None = None,
+        batch_sizes: Sequence[int] = (2,),
     ) -> Report:
         """Ask the four questions about a port. The arguments are the same as in `check_port`."""
         within = kernels or self.kernels or contextlib.nullcontext
@@ -256,13 +266,16 @@ class Original:
         name = network.named(ported)
         runs = self.runs  # outputs that cannot be compared are told before anything runs long
         differences = self.differences(ported, theirs)
+        hosted, notes = self._hosted(ported, theirs, within)
         with network.guarded(name), self._target(within).configured() as target, within():
-            measured = outputs.forward(ported.to(target), theirs, target, batch)
+            ported = ported.to(target)
+            measured = outputs.forward(ported, theirs, target, batch)
+            again = outputs.repeated(ported, theirs, measured, target, batch, batch_sizes)
             probed = self.probe(target)
         operators = self._operators(within) if kernels else self.operators
         judgement = judge(
             Case(
-                replace(runs, measured=measured),
+                replace(runs, measured=measured, hosted=hosted),
                 self.promised,
                 self.names,
                 self.task,
@@ -271,6 +284,8 @@ class Original:
                 operators,
                 probed,
                 distances(measured, self.predictions),
+                Repeated.from_dict(again, self._reference[1]),
+                [*alike(self.inputs, self.names), *notes, *again["failed"]],
             )
         )
         number = metrics.worst_input(judgement.metrics)
@@ -281,6 +296,17 @@ class Original:
             operators,
             follow=lambda: self.follow(ported, number, theirs, alone, within),
         )
+
+    def _hosted(
+        self, ported: nn.Module, inputs: NDArray[Any], within: Context
+    ) -> tuple[NDArray[Any] | None, list[str]]:
+        """Return the port's outputs on the reference's device, and why it does not run there."""
+        if self.device == Device("cpu") and within is contextlib.nullcontext:
+            return None, []  # the measured outputs are the same
+        try:
+            return outputs.hosted(ported, inputs, self.device), []
+        except ParityError as error:
+            return None, [f"the port does not run on the reference's device: {error}"]
 
     def _operators(self, within: Context) -> list[OperatorResult] | None:
         if 2 not in self.asked:
@@ -303,6 +329,7 @@ def check_port(
     ported_inputs: np.ndarray | torch.Tensor | None = None,
     batch: int = 1,
     kernels: Context | None = None,
+    batch_sizes: Sequence[int] = (2,),
     **about: Any,
 ) -> Report:
     """Check whether `ported` on `device` is the same network as `reference` on the CPU.
@@ -312,6 +339,7 @@ def check_port(
         ported: the network to check; it stays on the device.
         ported_inputs: the same images after the port's own preprocessing; default `inputs`.
         batch: the number of inputs in one forward pass of the port.
+        batch_sizes: other batch sizes, whose outputs must be the same.
         kernels: returns a context that simulates an absent device. The port and the device's
             operators run inside it.
 
@@ -326,7 +354,7 @@ def check_port(
     FAIL (question 1, same program: batch_norm eps 0.001 where the reference has 1e-05, at 1)
     """
     original = Original(reference, inputs, device, numerics, kernels=kernels, **about)
-    return original.check(ported, ported_inputs, batch)
+    return original.check(ported, ported_inputs, batch, batch_sizes=batch_sizes)
 
 
 def _running(within: Context) -> Callable[[Call, torch.device], Any]:

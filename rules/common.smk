@@ -44,4 +44,4 @@ except ParityError as error:
 wildcard_constraints:
     system="|".join(SYSTEMS),
     device="|".join(config["devices"]),
-    run="measured|predicted|exact",
+    run="measured|predicted|exact|hosted",

@@ -66,8 +66,8 @@ def program(name: str, *parts, reads=None, then=(), **named):
 def software(wildcards) -> str:
     """Return the conda file of a program that runs the network; envs/ has one for each backend."""
     own = f"{config['devices'][wildcards.device]['backend']}.yaml"
-    measured = wildcards.get("run", "measured") == "measured"
-    found = measured and os.path.exists(f"{workflow.basedir}/envs/{own}")
+    own_code = wildcards.get("run", "measured") in ("measured", "hosted")
+    found = own_code and os.path.exists(f"{workflow.basedir}/envs/{own}")
     return f"../envs/{own}" if found else "../envs/cpu.yaml"
 
 
@@ -125,8 +125,15 @@ def on_device(wildcards) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items()]
 
 
+def has_port(wildcards) -> bool:
+    """Return whether a run is of a port with an architecture of its own."""
+    return (
+        wildcards.run == "measured" and "ported" in config["models"][wildcards.system]
+    )
+
+
 def ported(wildcards) -> list[str]:
-    """Return the option with the port's own architecture, for measured runs of devices."""
+    """Return the option with the port's own architecture, for runs of the port."""
     system, run = config["models"][wildcards.system], wildcards.get("run", "measured")
-    own = run == "measured" and wildcards.device != config["reference"]
+    own = run in ("measured", "hosted") and wildcards.device != config["reference"]
     return [f"--ported={system['ported']}"] if own and "ported" in system else []

@@ -16,6 +16,13 @@ rule metrics:
         reference=f"results/{{system}}/{REFERENCE}/outputs.npy",
         exact=f"results/{{system}}/{EXACT}/outputs.npy",
         predicted="results/{system}/{device}/predicted/outputs.npy",
+        hosted=branch(
+            has_port,
+            then=expand(
+                "results/{{system}}/{{device}}/hosted/{file}",
+                file=["outputs.npy", "run.json"],
+            ),
+        ),
         measured=branch(
             lambda wildcards: wildcards.run == "measured",
             then=expand(
@@ -44,6 +51,7 @@ rule metrics:
             run=lambda wildcards: wildcards.run,
             task=setting("task"),
             heads=setting("heads"),
+            hosted=has_port,
             then=lambda wildcards: [in_system()(wildcards)],
         ),
     shell:

@@ -9,6 +9,7 @@ import typer
 from npu_parity import cli, evidence
 from npu_parity.sources.images import collect
 from npu_parity.sources.preprocessing import Preprocessing
+from npu_parity.verdict.questions import alike
 
 
 def main(
@@ -20,13 +21,15 @@ def main(
     """Write the preprocessed SOURCES as one float32 array (inputs, 3, H, W)."""
     transform = Preprocessing(architecture, preprocessing)
     inputs = list(collect(sources, transform.shape))
-    digest = evidence.write_array(output, np.stack([transform(i.data) for i in inputs]))
+    names, array = [i.name for i in inputs], np.stack([transform(i.data) for i in inputs])
+    digest = evidence.write_array(output, array)
     evidence.write_sidecar(
         output.with_suffix(".json"),
         {
-            "names": [i.name for i in inputs],
+            "names": names,
             "images": [{"name": i.name, "source": i.source, "sha256": i.sha256} for i in inputs],
             "preprocessing": transform.settings,
+            "alike": alike(array, names),
             "shape": [len(inputs), *transform.shape],
             "sha256": digest,
         },

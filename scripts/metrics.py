@@ -18,12 +18,13 @@ def main(
     task: Annotated[str, typer.Option(help="classification, features or digits")] = (
         "classification"
     ),
+    hosted: Annotated[str, typer.Option(help="true: the port also ran on the CPU")] = "false",
     heads: Annotated[dict, typer.Option(parser=cli.mapping, help="name: columns")] = "{}",
 ) -> None:
     """Write every metric, the published criteria and the verdict of a run of SYSTEM."""
-    case = read_case(system, reference, device, task, heads, run)
+    case = read_case(system, reference, device, task, heads, run, hosted == "true")
     stated = evidence.read_json(system / device / run / "run.json")
-    paths = output_files(system, reference, device, run)
+    paths = output_files(system, reference, device, run, hosted == "true")
     evidence.write_sidecar(
         output,
         {

@@ -16,11 +16,15 @@ def main(
     inputs: cli.Inputs,
     output: Annotated[Path, typer.Option(help="outputs.npy; run.json gets the same folder")],
     run: Annotated[
-        Literal["measured", "predicted", "exact"], typer.Option(help="exact: in float64")
+        Literal["measured", "predicted", "exact", "hosted"],
+        typer.Option(help="exact: in float64; hosted: the port on this CPU"),
     ] = "measured",
     device: cli.Device = "cpu",
     ported: cli.Ported = "",
     batch: Annotated[int, typer.Option(help="number of inputs in one forward pass")] = 1,
+    also: Annotated[
+        list[int] | None, typer.Argument(help="other batch sizes, whose outputs are compared")
+    ] = None,
     threads: cli.Threads = 1,
 ) -> None:
     """Write the network's outputs as one float32 array (inputs, columns)."""
@@ -32,7 +36,13 @@ def main(
     place = device if run == "measured" else Device("cpu")
     place.implementation.seed(SEED)
     model = checkpoints.load(weights_folder, ported or None)
-    result = outputs.RUNS[run](model, array, device, batch)
+    again = {}
+    if run == "measured":
+        result, again["repeated"] = outputs.measure_repeatedly(
+            model, array, device, batch, also or ()
+        )
+    else:
+        result = outputs.RUNS[run](model, array, device, batch)
     with place.configured():
         switches = place.implementation.found_switches(place.numerics)
     digest = evidence.write_array(output, result)
@@ -47,6 +57,7 @@ def main(
             "seed": SEED,
             "shape": list(result.shape),
             "batch": batch,
+            **again,
             "threads": used,
             "sha256": {
                 "weights": evidence.sha256(weights_folder / "weights.safetensors"),

@@ -13,7 +13,7 @@ from npu_parity.check import Original, check_port
 from npu_parity.errors import ParityError
 from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import PRESETS, Numerics
-from npu_parity.verdict.questions import ENVELOPE
+from npu_parity.verdict.envelope import ENVELOPE
 
 HF32 = Numerics(conv="hf32")
 

@@ -12,7 +12,7 @@ from torch import nn
 from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict.divergence import Step, divergence, first_beyond
-from npu_parity.verdict.questions import ENVELOPE
+from npu_parity.verdict.envelope import ENVELOPE
 from npu_parity.verdict.recording import record
 
 HF32 = Numerics(conv="hf32")

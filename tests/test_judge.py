@@ -13,7 +13,7 @@ from npu_parity.numerics.formats import Numerics
 from npu_parity.sources import checkpoints
 from npu_parity.verdict.judge import Case, judge
 from npu_parity.verdict.operators import COLUMNS, OperatorResult
-from npu_parity.verdict.questions import Runs
+from npu_parity.verdict.questions import Repeated, Runs
 
 NETWORK = """
 import torch
@@ -151,7 +151,7 @@ def from_files(scripts, folder, name):
     """Ask the questions of a port as the rules do; return metrics.json."""
     place = folder / "second" / "measured"
     inputs, device = folder / "inputs.npy", cli.device("cpu")
-    run(scripts, folder, "second/measured", "measured", ported=ported(folder, name))
+    run(scripts, folder, "second/measured", "measured", ported=ported(folder, name), also=[2])
     asked = {"device": device, "ported": ported(folder, name)}
     scripts["operators"](folder, inputs, place, **asked)
     scripts["numerics"](
@@ -189,6 +189,7 @@ def case(**changed):
     outputs = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
     runs = Runs(outputs, outputs.astype(np.float64), outputs, measured=outputs.copy())
     known = {"differences": [], "operators": [], "distances": {"fp32": 0.0}, "pretrained": True}
+    known |= {"repeated": Repeated(batches={"2": 0.0})}
     return Case(runs, Numerics(), **{"names": ["a", "b", "c"], **known, **changed})
 
 

@@ -12,7 +12,7 @@ from project import NETWORK, ROOT, Project, system, told
 from torch.utils import backend_registration
 
 from npu_parity import evidence
-from npu_parity.verdict.questions import ENVELOPE
+from npu_parity.verdict.envelope import ENVELOPE
 
 STANDIN = ROOT / "tests" / "standin_npu"
 # The second batch norm's eps is another one; everything else is the same.

@@ -77,6 +77,7 @@ def judged(results: Path) -> Iterator[tuple[Path, dict[str, Any], list[str]]]:
             found["task"],
             found["head_widths"],
             found["run"],
+            "hosted" in found["sha256"],
         )
         again = judge(case).to_dict()
         yield path.parent, found, list(differences({k: found.get(k) for k in again}, again))

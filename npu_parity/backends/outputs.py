@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,27 @@ def measure(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
     array([[1., 1., 1.],
            [1., 1., 1.]], dtype=float32)
     """
+    return measure_repeatedly(model, inputs, device, batch)[0]
+
+
+def measure_repeatedly(
+    model: nn.Module,
+    inputs: np.ndarray,
+    device: Device,
+    batch: int = 1,
+    sizes: Sequence[int] | None = None,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the result of `measure`, and how far further runs differ from it (`repeated`).
+
+    Args:
+        sizes: other batch sizes to run; None: no further run.
+    """
     with inference(model), device.configured() as target:
-        outputs = forward(model.to(target), inputs, target, batch)
+        model = model.to(target)
+        found = forward(model, inputs, target, batch)
+        again = {} if sizes is None else repeated(model, inputs, found, target, batch, sizes)
         device.implementation.synchronize()
-    return outputs
+    return found, again
 
 
 def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
@@ -65,7 +82,67 @@ def exact(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) 
         return forward(copy.deepcopy(model).double(), inputs.astype(np.float64), target, batch)
 
 
-RUNS = {"measured": measure, "predicted": predict, "exact": exact}
+def hosted(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
+    """Return the outputs of a port to `device` on the CPU, so without the device's rounding.
+
+    Arguments, result and errors are the same as for `measure`.
+    """
+    return measure(model, inputs, Device("cpu"), batch)
+
+
+RUNS = {"measured": measure, "predicted": predict, "exact": exact, "hosted": hosted}
+
+
+def repeated(
+    model: nn.Module,
+    inputs: np.ndarray,
+    first: np.ndarray,
+    target: torch.device,
+    batch: int = 1,
+    sizes: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Run a network again, and with other batch sizes, and say how far the outputs differ.
+
+    Call it inside `network.guarded`. A run with another batch size fills one batch with the inputs.
+
+    Args:
+        model: a network on the torch device `target`.
+        inputs: float32 (inputs, ...).
+        first: the outputs of `forward` with batches of `batch`.
+        sizes: other batch sizes.
+
+    Returns:
+        ``again`` and ``batches`` (by size): the largest relative L2 error over the inputs; None if
+        it is not finite. ``failed``: a sentence for each batch size that does not run.
+    """
+    found: dict[str, Any] = {
+        "again": _difference(first, forward(model, inputs, target, batch)),
+        "batches": {str(batch): 0.0},
+        "failed": [],
+    }
+    for size in sizes:
+        rows = np.arange(size) % len(inputs)
+        if size != batch:
+            try:
+                again = forward(model, inputs[rows], target, size)
+            except ParityError as error:
+                found["failed"].append(shorten(f"a batch of {size} does not run: {error}", 280))
+            else:
+                found["batches"][str(size)] = _difference(first[rows], again)
+    return found
+
+
+def _difference(first: np.ndarray, again: np.ndarray) -> float | None:
+    """Return the largest relative L2 error over the rows; None if it is not finite."""
+    if first.shape != again.shape:
+        return None
+    if first.tobytes() == again.tobytes():
+        return 0.0
+    a, b = first.astype(np.float64), again.astype(np.float64)
+    with np.errstate(all="ignore"):
+        size, error = np.linalg.norm(a, axis=1), np.linalg.norm(b - a, axis=1)
+        largest = float(np.where(error == 0, 0.0, error / size).max())
+    return largest if np.isfinite(largest) else None
 
 
 @contextlib.contextmanager

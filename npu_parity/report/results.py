@@ -12,7 +12,7 @@ from npu_parity.errors import ParityError
 from npu_parity.sources import labels
 from npu_parity.verdict import published
 from npu_parity.verdict.divergence import Step, first_beyond
-from npu_parity.verdict.questions import ENVELOPE
+from npu_parity.verdict.envelope import ENVELOPE
 
 PUBLISHED = "npu published"
 

@@ -17,7 +17,7 @@ from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict import criteria, metrics, questions
 from npu_parity.verdict.answers import Verdict
 from npu_parity.verdict.operators import OperatorResult
-from npu_parity.verdict.questions import Runs
+from npu_parity.verdict.questions import Repeated, Runs
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Case:
         probed: the result of `numerics.probing.probe` on the device; None if it did not run.
         distances: distance of the measured outputs from the prediction of each format, see
             `questions.distances`; empty if nothing was measured.
+        repeated: further runs on the device, and of the reference.
+        notes: further reasons why a PASS proves little.
 
     Raises:
         ParityError: the number of names is not the number of inputs.
@@ -49,6 +51,8 @@ class Case:
     operators: Sequence[OperatorResult] | None = None
     probed: Mapping[str, Mapping[str, Any]] | None = None
     distances: Mapping[str, float | None] = field(default_factory=dict)
+    repeated: Repeated = field(default_factory=Repeated)
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.runs.reference):
@@ -96,20 +100,26 @@ def judge(case: Case) -> Judgement:
     runs, promised = case.runs, case.promised
     if runs.measured is None:
         found = metrics.compare(runs.reference, runs.predicted, case.task, runs.heads)
-        failure = questions.not_finite(runs, case.names)
-        evidence_enough = questions.enough_evidence(runs, case.task, case.pretrained)
+        failure = questions.unusable(runs, case.names, case.repeated)
+        evidence_enough = questions.enough_evidence(
+            runs, case.task, case.pretrained, notes=case.notes
+        )
         answers = (failure, evidence_enough) if failure else (evidence_enough,)
         return Judgement(Verdict(answers), found, None, None)
     nearest = questions.nearest(case.distances)
     first = questions.same_program(case.differences)
     second = questions.same_kernels(case.operators, promised, case.probed)
-    third = questions.same_answer(runs, case.names, questions.coarser(nearest, promised))
+    third = questions.same_answer(
+        runs, case.names, questions.coarser(nearest, promised), case.repeated
+    )
     fourth = questions.enough_evidence(
         runs,
         case.task,
         case.pretrained,
         case.operators or (),
         [answer.question for answer in (first, second) if answer.passed is None],
+        case.repeated,
+        case.notes,
     )
     compared, explained = {}, None
     if runs.measured.shape == runs.reference.shape:
@@ -120,7 +130,13 @@ def judge(case: Case) -> Judgement:
 
 
 def read_case(
-    system: Path, reference: str, device: str, task: str, heads: Mapping[str, int] | None, run: str
+    system: Path,
+    reference: str,
+    device: str,
+    task: str,
+    heads: Mapping[str, int] | None,
+    run: str,
+    hosted: bool = False,
 ) -> Case:
     """Read the evidence of one run of a system.
 
@@ -131,20 +147,25 @@ def read_case(
         task: classification, features or digits.
         heads: widths of the heads, in order.
         run: ``measured`` or ``predicted``.
+        hosted: whether the port also ran on the reference's device.
 
     Raises:
         ParityError: a file is missing or damaged, or comes from other weights or inputs.
     """
     measured = run == "measured"
+    inputs = evidence.read_json(system / "inputs.json")
     stated = evidence.read_json(system / device / run / "run.json")
     runs = Runs(
         **{
             name: _outputs(path, stated["sha256"])
-            for name, path in output_files(system, reference, device, run).items()
+            for name, path in output_files(system, reference, device, run, hosted).items()
         },
         heads=heads or None,
     )
-    found: dict[str, Any] = {}
+    original = evidence.read_json(system / reference / "measured" / "run.json")["repeated"]
+    unrest = Repeated.from_dict(original).again
+    found: dict[str, Any] = {"repeated": Repeated(reference=unrest)}
+    notes = list(inputs["alike"])
     if measured:
         folder = system / device / run
         numerics = evidence.read_json(folder / "numerics.json")
@@ -153,18 +174,23 @@ def read_case(
             "operators": OperatorResult.read(folder / "operators.csv"),
             "probed": numerics["probe"],
             "distances": numerics["distances"],
+            "repeated": Repeated.from_dict(stated["repeated"], unrest),
         }
+        notes += stated["repeated"]["failed"]
     return Case(
         runs,
         Numerics.from_dict(stated["numerics"]),
-        names=evidence.read_json(system / "inputs.json")["names"],
+        names=inputs["names"],
         task=task,
         pretrained=evidence.read_json(system / "weights.json")["pretrained"],
+        notes=notes,
         **found,
     )
 
 
-def output_files(system: Path, reference: str, device: str, run: str) -> dict[str, Path]:
+def output_files(
+    system: Path, reference: str, device: str, run: str, hosted: bool = False
+) -> dict[str, Path]:
     """Return the files of outputs that the verdict needs, by the names of `Runs`."""
     runs = {
         "reference": f"{reference}/measured",
@@ -173,6 +199,8 @@ def output_files(system: Path, reference: str, device: str, run: str) -> dict[st
     }
     if run == "measured":
         runs["measured"] = f"{device}/measured"
+    if hosted:
+        runs["hosted"] = f"{device}/hosted"
     return {name: system / path / "outputs.npy" for name, path in runs.items()}
 
 

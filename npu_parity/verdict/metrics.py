@@ -103,15 +103,15 @@ def compare(
     if task == "digits" and not heads:
         raise ParityError("task digits has no heads, expected length and digit1 to digit5")
 
-    columns = _columns(heads or {"": reference.shape[1]}, reference.shape[1])
+    by_head = columns(heads or {"": reference.shape[1]}, reference.shape[1])
     with np.errstate(all="ignore"):  # values that are not finite become None
-        figures, rows = _figures(reference, device, task, list(columns.values()))
+        figures, rows = _figures(reference, device, task, list(by_head.values()))
         if heads:
             if task == "digits":
                 figures["digits_match"] = _decode(reference, device, heads, rows)
             figures["heads"] = {
                 name: _figures(reference[:, c], device[:, c], task, [slice(None)])[0]
-                for name, c in columns.items()
+                for name, c in by_head.items()
             }
     figures["per_input"] = [
         dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)
@@ -163,9 +163,9 @@ def decode_digits(outputs: ArrayLike, heads: Mapping[str, int]) -> list[str]:
             raise ParityError(f"head {name} has width {heads.get(name)}, expected {len(SYMBOLS)}")
     if "length" not in heads:
         raise ParityError(f"digit heads are {', '.join(heads)}, expected a head length")
-    columns = _columns(heads, outputs.shape[1])
-    lengths = outputs[:, columns["length"]].argmax(axis=1)
-    digits = np.stack([outputs[:, columns[name]].argmax(axis=1) for name in DIGITS], axis=1)
+    by_head = columns(heads, outputs.shape[1])
+    lengths = outputs[:, by_head["length"]].argmax(axis=1)
+    digits = np.stack([outputs[:, by_head[name]].argmax(axis=1) for name in DIGITS], axis=1)
     return [
         "".join(SYMBOLS[digit] for digit in row[:length])
         for row, length in zip(digits, lengths, strict=True)
@@ -224,8 +224,8 @@ def _outputs(name: str, values: ArrayLike) -> NDArray[np.floating]:
     return array
 
 
-def _columns(heads: Mapping[str, int], width: int) -> dict[str, slice]:
-    """Return the columns of each head."""
+def columns(heads: Mapping[str, int], width: int) -> dict[str, slice]:
+    """Return the columns of each head; ParityError if the widths of the heads do not fit."""
     if min(heads.values()) < 1 or sum(heads.values()) != width:
         raise ParityError(
             f"heads {dict(heads)} add up to {sum(heads.values())} columns, expected {width}, "

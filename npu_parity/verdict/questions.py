@@ -10,8 +10,10 @@
 A finding is one line of text that gives a reason for "no". The first finding is the most important.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,17 +23,10 @@ from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import FORMATS, Numerics
 from npu_parity.verdict import metrics
 from npu_parity.verdict.answers import QUESTIONS, Answer
+from npu_parity.verdict.envelope import envelope
 from npu_parity.verdict.operators import OperatorResult, without_bound
 from npu_parity.verdict.thresholds import Threshold
 
-ENVELOPE = Threshold(
-    4.0,
-    question=3,
-    decides="An output passes if its relative L2 error is at most this many times the predicted "
-    "error. If the error of float32 itself is larger, it replaces the predicted error.",
-    reason="A device adds in another order and fuses operators. Each effect changes the error of "
-    "a network by less than the error itself. 4 leaves room for both.",
-)
 FLIP = Threshold(
     2.0,
     question=3,
@@ -70,6 +65,8 @@ class Runs:
         exact: float64 outputs of the reference. They show the error of float32 itself.
         predicted: float32 outputs of the reference with the device's numerics emulated.
         measured: float32 outputs of the device; None if nothing was measured.
+        hosted: float32 outputs of the port on the reference's device; None if it did not run there,
+            or if the port is the reference itself.
         heads: widths of the heads, in order.
     """
 
@@ -77,13 +74,38 @@ class Runs:
     exact: NDArray[Any]
     predicted: NDArray[Any]
     measured: NDArray[Any] | None = None
+    hosted: NDArray[Any] | None = None
     heads: Mapping[str, int] | None = None
 
     @property
     def columns(self) -> list[slice]:
         """The columns of each head."""
-        ends = np.cumsum(list((self.heads or {"": self.reference.shape[1]}).values()))
-        return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        width = self.reference.shape[1]
+        return list(metrics.columns(self.heads or {"": width}, width).values())
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """How far further runs differ: the largest relative L2 error over the inputs.
+
+    Attributes:
+        again: of a second run on the device.
+        batches: of a run with another batch size, by size.
+        reference: of a second run of the reference.
+    """
+
+    again: float = 0.0
+    batches: Mapping[str, float] = field(default_factory=dict)
+    reference: float = 0.0
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any], reference: float = 0.0) -> "Repeated":
+        """Return what `outputs.repeated` found. JSON has no infinity, so it is None there."""
+        again, *batches = (
+            math.inf if found is None else found
+            for found in (stored["again"], *stored["batches"].values())
+        )
+        return cls(again, dict(zip(stored["batches"], batches, strict=True)), reference)
 
 
 def same_program(differences: Sequence[str] | None) -> Answer:
@@ -121,62 +143,76 @@ def same_kernels(
     return Answer(2, not findings, tuple(findings))
 
 
-def same_answer(runs: Runs, names: Sequence[str], numerics_found: str | None = None) -> Answer:
-    """Compare the measured outputs with the predicted envelope, input by input.
+def same_answer(
+    runs: Runs,
+    names: Sequence[str],
+    numerics_found: str | None = None,
+    repeated: Repeated | None = None,
+) -> Answer:
+    """Compare the outputs of the port with what float32 and the device's numerics allow.
 
-    The envelope is `ENVELOPE` times the larger of two relative L2 errors: the predicted error, and
-    the error of float32 itself (the largest over the inputs). The top-1 class of a head may differ
-    only if the reference's margin is below `FLIP` times the largest predicted error. A reference or
-    a prediction that is not finite is the only finding.
+    The first step compares the port on the reference's own device. Only float32 rounding may differ
+    there, so this step sees faults of the program that a coarse device hides. The second step
+    compares the port on the device with the predicted outputs. The top-1 class of a head may differ
+    only if the reference's margin is below `FLIP` times the largest predicted error. A side that is
+    not finite, or a reference that computes something else in a second run, is the only finding.
 
     Args:
-        runs: all four arrays; `measured` is not None.
+        runs: all arrays; `measured` is not None.
         names: names of the inputs.
         numerics_found: a finding that the device rounds more coarsely than it promises.
+        repeated: further runs on the device, and of the reference.
 
     Raises:
         ParityError: there are no inputs or no columns.
     """
     assert runs.measured is not None, "question 3 is asked of measured outputs only"
+    repeated = repeated or Repeated()
     if runs.reference.size == 0:
         raise ParityError(f"outputs are empty: shape {runs.reference.shape}")
-    if failure := not_finite(runs, names):
+    if failure := unusable(runs, names, repeated):
         return failure
-    if runs.measured.shape != runs.reference.shape:
-        shapes = f"outputs of shape {runs.measured.shape}, expected {runs.reference.shape}"
-        return Answer(3, False, (shapes,))
-    findings = []
-    r, x, p, m = (
-        a.astype(np.float64) for a in (runs.reference, runs.exact, runs.predicted, runs.measured)
-    )
-    size = np.linalg.norm(r, axis=1)
-    floor = _share(np.linalg.norm(r - x, axis=1), np.linalg.norm(x, axis=1)).max()
-    allowed = ENVELOPE * np.maximum(_share(np.linalg.norm(p - r, axis=1), size), floor)
-    with np.errstate(invalid="ignore"):
-        found = _share(np.linalg.norm(m - r, axis=1), size)
+    r, x, p, m = runs.reference, runs.exact, runs.predicted, runs.measured
+    for found in (runs.hosted, m):
+        if found is not None and found.shape != r.shape:
+            return Answer(3, False, (f"outputs of shape {found.shape}, expected {r.shape}",))
+    findings: list[str] = []
+    if runs.hosted is not None:
+        findings += [
+            f"input {name}, already on the reference's device: {why}"
+            for name, why in envelope(r, x, None, runs.columns).beyond(runs.hosted, names)
+        ]
+    allowed = envelope(r, x, None if np.array_equal(p, r) else p, runs.columns)
+    beyond = dict(allowed.beyond(m, names))
+    findings += [f"input {name}: {why}" for name, why in beyond.items()]
     for i, name in enumerate(names):
-        if not np.isfinite(m[i]).all():
-            column = int(np.flatnonzero(~np.isfinite(m[i]))[0])
-            findings.append(f"input {name}: {m[i, column]} in column {column}")
-        elif not found[i] <= allowed[i]:
-            findings.append(
-                f"input {name}: relative L2 error {found[i]:.3g} where the prediction allows "
-                f"{allowed[i]:.3g}"
-            )
-        else:
+        if name not in beyond:
             findings += _flips(name, r[i], x[i], p[i], m[i], runs.columns)
+    unrest = list(_repeats(repeated, allowed.relative))
+    findings += unrest
     stored = metrics.coarsened(runs.reference, runs.measured)
     if stored:
         findings.append(f"outputs {stored}: the port stores them in a smaller format")
-    if numerics_found:
+    if numerics_found and not unrest:  # outputs at random say nothing about numerics
         findings.append(numerics_found)
     return Answer(3, not findings, tuple(findings))
 
 
-def not_finite(runs: Runs, names: Sequence[str]) -> Answer | None:
-    """Return a "no" to question 3 if the reference or the prediction is not finite.
+def _repeats(repeated: Repeated, allowed: float) -> Iterator[str]:
+    """Yield a finding for each further run that differs by more than is allowed."""
+    runs = {"a second run differs from the first": repeated.again} | {
+        f"a batch of {size} gives other outputs": found for size, found in repeated.batches.items()
+    }
+    for what, found in runs.items():
+        if not found <= allowed:
+            yield f"{what}, by {found:.3g} (relative L2 error) where rounding allows {allowed:.3g}"
 
-    The answer has one finding, which names the side and its first such input. None: all is finite.
+
+def unusable(runs: Runs, names: Sequence[str], repeated: Repeated) -> Answer | None:
+    """Return a "no" to question 3 if there is no reference or no prediction to compare with.
+
+    The answer has one finding: the reference computes something else in a second run (state or
+    randomness), or a side is not finite. Then it names the side and its first such input.
     """
     sides = {
         "reference": runs.reference,
@@ -188,6 +224,12 @@ def not_finite(runs: Runs, names: Sequence[str]) -> Answer | None:
         if len(rows):
             value, name = array[rows[0], columns[0]], names[rows[0]]
             return Answer(3, False, (f"{side}, input {name}: {value} in column {columns[0]}",))
+    if repeated.reference:
+        text = (
+            f"reference: a second run differs by {repeated.reference:.3g} (relative L2 error); it "
+            "has state or randomness, so there is nothing to compare with"
+        )
+        return Answer(3, False, (text,))
     return None
 
 
@@ -198,6 +240,8 @@ def enough_evidence(
     pretrained: bool | None,
     results: Sequence[OperatorResult] = (),
     not_asked: Sequence[int] = (),
+    repeated: Repeated | None = None,
+    notes: Sequence[str] = (),
 ) -> Answer:
     """Answer question 4. Each finding is a reason why a PASS proves little.
 
@@ -207,6 +251,8 @@ def enough_evidence(
         pretrained: whether the weights are trained; None if unknown.
         results: results of question 2. They show which operators have no bound.
         not_asked: questions that this device cannot answer.
+        repeated: further runs on the device.
+        notes: further reasons.
     """
     r = runs.reference.astype(np.float64)
     device = runs.predicted
@@ -241,9 +287,44 @@ def enough_evidence(
     if unbounded := without_bound(results):
         findings.append(f"not checked, because no bound is known: {', '.join(unbounded)}")
     findings += [f"question {n}, {QUESTIONS[n]}, was not asked" for n in not_asked]
+    findings += notes
+    if runs.measured is not None:
+        findings += _device_used(runs, runs.measured, repeated or Repeated())
     if pretrained is False:
         findings.append("weights are random")
     return Answer(4, not findings, tuple(findings))
+
+
+def _device_used(runs: Runs, measured: NDArray[Any], repeated: Repeated) -> Iterator[str]:
+    """Yield reasons why the runs on the device prove little."""
+    rounds = not np.array_equal(runs.predicted, runs.reference)
+    if rounds and np.array_equal(measured, runs.reference):
+        yield "the outputs are the reference's, bit for bit: perhaps the device was not used"
+    if repeated.again:
+        yield f"two runs on the device differ by {repeated.again:.3g} (relative L2 error)"
+    if repeated.batches.keys() <= {"1"}:
+        yield "only a batch of one was checked"
+
+
+def alike(inputs: NDArray[Any], names: Sequence[str]) -> list[str]:
+    """Return why an exchange would not show: channels or inputs are equal.
+
+    Args:
+        inputs: (inputs, channels, ...).
+        names: names of the inputs.
+
+    >>> alike(np.array([[[1.0], [2.0]], [[1.0], [2.0]]]), ["cat", "dog"])
+    ['inputs cat and dog are equal, so an exchange would not show']
+    """
+    found = []
+    if inputs.ndim > 2 and inputs.shape[1] > 1 and (inputs == inputs[:, :1]).all():
+        found.append("all channels of every input are equal, so an exchange would not show")
+    first: dict[bytes, str] = {}
+    for name, row in zip(names, inputs, strict=True):
+        other = first.setdefault(hashlib.sha256(row.tobytes()).digest(), name)
+        if other != name:
+            found.append(f"inputs {other} and {name} are equal, so an exchange would not show")
+    return found[:2]
 
 
 def nearest(distances: Mapping[str, float | None]) -> str | None:
@@ -293,12 +374,6 @@ def _flips(
                 f"with a margin of {first - second:.3g}; only a margin below {allowed:.3g} may flip"
             )
     return findings
-
-
-def _share(error: metrics.Floats, size: metrics.Floats) -> metrics.Floats:
-    """Return error / size, with 0/0 = 0."""
-    shares: metrics.Floats = np.where(error == 0, 0.0, np.inf)
-    return np.divide(error, size, out=shares, where=size > 0)
 
 
 def coarser(found: str | None, promised: Numerics) -> str | None:

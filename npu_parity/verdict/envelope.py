@@ -1,0 +1,152 @@
+"""The error of outputs that a device's numerics allow, for each input and each head.
+
+The scale is the error that the numerics predict, plus the error of float32 itself. The prediction
+differs from the reference by a typical amount, but on one input it may be small by accident. So
+the typical amount over all inputs is the least that counts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npu_parity.verdict.thresholds import Threshold
+
+ENVELOPE = Threshold(
+    4.0,
+    question=3,
+    decides="An output may differ by this many times the error of float32 itself, in addition to "
+    "what a device's rounding explains.",
+    reason="A device adds in another order and fuses operators. Each effect changes the error of "
+    "a network by less than the error itself. 4 leaves room for both. Clean variations of six "
+    "systems reached 1.3.",
+)
+PREDICTED = Threshold(
+    2.0,
+    question=3,
+    decides="The outputs of a device that rounds operands may differ from the predicted outputs by "
+    "this many times the predicted error (L2, for each input and head).",
+    reason="A device that rounds nothing differs from the prediction by 1 times this error. Clean "
+    "variations of six systems reached 1.3.",
+)
+TAIL = Threshold(
+    5.0,
+    question=3,
+    decides="The error of one column may be this many times the root mean square of the error that "
+    "is allowed.",
+    reason="Errors of columns are spread like normal numbers. Clean variations of six systems "
+    "reached 2.4.",
+)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What is allowed around expected outputs.
+
+    Attributes:
+        expected: outputs (inputs, columns).
+        allowed: the largest L2 error (inputs, heads).
+        sizes: L2 norms of the reference (inputs, heads).
+        columns: the columns of each head.
+        source: says in a finding what allows the error.
+    """
+
+    expected: Floats
+    allowed: Floats
+    sizes: Floats
+    columns: list[slice]
+    source: str
+
+    @property
+    def relative(self) -> float:
+        """The largest relative L2 error that is allowed for an input, over all its columns."""
+        allowed, sizes = np.linalg.norm(self.allowed, axis=1), np.linalg.norm(self.sizes, axis=1)
+        return float(share(allowed, sizes).max())
+
+    def beyond(self, found: NDArray[Any], names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield the name of each input whose outputs `found` are beyond the envelope, and why.
+
+        Values that are not finite count as beyond. A finding names the worst head or column.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.abs(np.asarray(found, dtype=np.float64) - self.expected)
+            l2 = norms(error, self.columns)
+        for i, name in enumerate(names):
+            if not np.isfinite(found[i]).all():
+                column = int(np.flatnonzero(~np.isfinite(found[i]))[0])
+                yield name, f"{found[i][column]} in column {column}"
+                continue
+            shares = share(l2[i], self.allowed[i])
+            if shares.max() > 1:
+                head = int(shares.argmax())
+                size = self.sizes[i, head] or 1.0
+                yield (
+                    name,
+                    f"relative L2 error {l2[i, head] / size:.3g}{self._head(head)} where "
+                    f"{self.source} allows {self.allowed[i, head] / size:.3g}",
+                )
+                continue
+            limit = np.concatenate(
+                [
+                    np.full(c.stop - c.start, TAIL * a / np.sqrt(c.stop - c.start))
+                    for c, a in zip(self.columns, self.allowed[i], strict=True)
+                ]
+            )
+            column = int(share(error[i], limit).argmax())
+            if error[i, column] > limit[column]:
+                yield (
+                    name,
+                    f"error {error[i, column]:.3g} of column {column} where {self.source} allows "
+                    f"{limit[column]:.3g}",
+                )
+
+    def _head(self, head: int) -> str:
+        return f" of head {head}" if len(self.columns) > 1 else ""
+
+
+def envelope(
+    reference: NDArray[Any],
+    exact: NDArray[Any],
+    predicted: NDArray[Any] | None,
+    columns: list[slice],
+) -> Envelope:
+    """Return what the numerics allow around the predicted outputs, or around the reference.
+
+    Args:
+        reference: float32 outputs of the reference (inputs, columns).
+        exact: its float64 outputs.
+        predicted: outputs with the numerics of the device; None if only float32 is allowed.
+        columns: the columns of each head.
+
+    >>> reference = np.array([[3.0, 4.0]])
+    >>> found = envelope(reference, reference, 1.001 * reference, [slice(0, 2)])
+    >>> round(found.relative, 6)
+    0.002
+    >>> list(found.beyond(np.array([[3.0, 4.1]]), ["cat"]))[0][0]
+    'cat'
+    """
+    r, x = (np.asarray(a, dtype=np.float64) for a in (reference, exact))
+    p = r if predicted is None else np.asarray(predicted, dtype=np.float64)
+    sizes = norms(r, columns)
+    floor = share(norms(r - x, columns), norms(x, columns)).max(axis=0)
+    expected = norms(p - r, columns)
+    typical = np.sqrt((share(expected, sizes) ** 2).mean(axis=0))
+    allowed = PREDICTED * np.maximum(expected, typical * sizes) + ENVELOPE * floor * sizes
+    return Envelope(
+        p, allowed, sizes, columns, "float32" if predicted is None else "the prediction"
+    )
+
+
+def norms(values: Floats, columns: list[slice]) -> Floats:
+    """Return the L2 norm of each head: (inputs, columns) to (inputs, heads)."""
+    return np.stack([np.linalg.norm(values[:, c], axis=1) for c in columns], axis=1)
+
+
+def share(error: Floats, size: Floats) -> Floats:
+    """Return error / size, with 0/0 = 0."""
+    shares: Floats = np.where(error == 0, 0.0, np.inf)
+    return np.divide(error, size, out=shares, where=size > 0)

@@ -1,0 +1,263 @@
+"""Question 3: what float32 and a device's rounding allow, and what they do not."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from npu_parity import check_port
+from npu_parity.backends import outputs
+from npu_parity.backends.device import Device
+from npu_parity.numerics.formats import Numerics
+from npu_parity.verdict import questions
+from npu_parity.verdict.envelope import envelope
+from npu_parity.verdict.judge import Case, judge
+from npu_parity.verdict.questions import Repeated, Runs, alike
+
+HF32 = Device("npu", Numerics(conv="hf32", matmul="hf32"))
+NAMES = ["a", "b", "c", "d"]
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 200)),
+    ).eval()
+
+
+INPUTS = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def clean():
+    """A device that rounds as predicted, but adds in another order: the port is on float64."""
+    model, cpu = network(), Device("cpu")
+    predicted = outputs.predict(model, INPUTS, HF32)
+    disturbed = outputs.predict(model, INPUTS * (1 + 2**-24), HF32)
+    return Runs(
+        outputs.measure(model, INPUTS, cpu),
+        outputs.exact(model, INPUTS, cpu),
+        predicted,
+        measured=disturbed,
+        hosted=outputs.measure(
+            copy.deepcopy(model).to(memory_format=torch.channels_last), INPUTS, cpu
+        ),
+    )
+
+
+def test_clean_runs_pass(clean):
+    assert questions.same_answer(clean, NAMES).passed
+
+
+def test_a_device_that_rounds_nothing_passes(clean):
+    assert questions.same_answer(replace(clean, measured=clean.reference), NAMES).passed
+
+
+# What an envelope of a coarse device would hide: faults of the program, on the host
+
+
+def rows_from(start, change):
+    def changed(values):
+        values = values.copy()
+        values[start:] = change(values[start:])
+        return values
+
+    return changed
+
+
+def exchange(values):
+    """Exchange the two columns of the smallest difference that float32 can tell apart."""
+    values = values.copy()
+    order = np.argsort(values[0])
+    gaps = np.diff(np.sort(values[0]))
+    i = int(np.flatnonzero(gaps > np.median(gaps))[0])
+    values[:, order[[i, i + 1]]] = values[:, order[[i + 1, i]]]
+    return values
+
+
+def bump(values):
+    values = values.copy()
+    values[:, 7] += 0.1 * np.abs(values).max() / 30
+    return values
+
+
+def half(values):
+    return values.astype(np.float16).astype(np.float32)
+
+
+def bfloat16(values):
+    return torch.from_numpy(values).bfloat16().float().numpy()
+
+
+FAULTS = {
+    "two classes exchanged": exchange,
+    "one logit off": bump,
+    "scaled": lambda values: values * np.float32(1.002),
+    "shifted": lambda values: values + np.float32(2e-4),
+    "stored in float16": half,
+    "stored in bfloat16": bfloat16,
+    "stored in float16 from the second input on": rows_from(1, half),
+    "rounded to three decimals": lambda values: values.round(3),
+    "a column of zeros": lambda values: values * (np.arange(values.shape[1]) != 3),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_the_program_shows_on_the_references_device(name, clean):
+    wrong = replace(clean, hosted=FAULTS[name](clean.hosted), measured=FAULTS[name](clean.measured))
+    answer = questions.same_answer(wrong, NAMES)
+    assert not answer.passed
+    assert ", already on the reference's device: " in answer.findings[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["two classes far apart", "one logit off", "a column of zeros", "scaled"]
+)
+def test_a_fault_after_the_device_moves_columns_further_than_predicted(name, clean):
+    def far(values):
+        values = values.copy()
+        order = np.argsort(values[0])
+        values[:, order[[0, -1]]] = values[:, order[[-1, 0]]]
+        return values
+
+    fault = {"two classes far apart": far, "scaled": lambda values: values * 1.01} | {
+        name: FAULTS[name] for name in ("one logit off", "a column of zeros")
+    }
+    answer = questions.same_answer(replace(clean, measured=fault[name](clean.measured)), NAMES)
+    assert not answer.passed and "where the prediction allows" in answer.findings[0]
+
+
+def test_each_head_has_its_own_envelope():
+    """Scores of about 1 beside pixels of about 1000."""
+    random = np.random.default_rng(0)
+    r = np.hstack([random.standard_normal((4, 10)), 1000 * random.standard_normal((4, 4))])
+    noise = np.hstack([1e-3 * random.standard_normal((4, 10)), random.standard_normal((4, 4))])
+    wrong = r + noise
+    wrong[:, :10] += 0.1 * random.standard_normal((4, 10))
+    runs = Runs(r, r * (1 + 1e-8), r + noise, wrong, heads={"scores": 10, "boxes": 4})
+    assert "of head 0 where" in questions.same_answer(runs, NAMES).findings[0]
+    assert questions.same_answer(replace(runs, heads={"all": 14}), NAMES).passed
+    assert questions.same_answer(replace(runs, measured=r + noise), NAMES).passed
+
+
+def test_a_prediction_that_is_small_by_accident_is_not_the_measure():
+    random = np.random.default_rng(0)
+    r = random.standard_normal((4, 10))
+    p = r + 1e-3 * random.standard_normal((4, 10))
+    p[2] = r[2]
+    allowed = envelope(r, r, p, [slice(0, 10)]).allowed
+    assert allowed[2] > 0.3 * allowed[[0, 1, 3]].mean()
+
+
+# Further runs
+
+
+def test_a_reference_with_randomness_is_refused_by_name(clean):
+    answer = questions.same_answer(clean, NAMES, repeated=Repeated(reference=1e-9))
+    assert answer.findings == (
+        "reference: a second run differs by 1e-09 (relative L2 error); it has state or randomness, "
+        "so there is nothing to compare with",
+    )
+
+
+class Noisy(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.inner, self.size = network(), size
+
+    def forward(self, x):
+        return self.inner(x) + self.size * torch.randn(())
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x) * (1 + 1e-3 * self.calls)
+
+
+class OneByOne(nn.Module):
+    """Wrong, but only for the items of a batch after the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        y = self.inner(x)
+        return torch.cat([y[:1], y[1:].roll(1, 1)])
+
+
+@pytest.mark.parametrize("model", [Noisy(1.0), Counting()])
+def test_a_reference_with_state_passes_no_port(model):
+    """Its own unrest would otherwise become the error that float32 seems to have."""
+    report = check_port(model.eval(), copy.deepcopy(model).eval(), INPUTS)
+    assert report.verdict.failed.question in (1, 3)
+    third = report.questions[2]
+    assert not third.passed and third.findings[0].startswith("reference: a second run differs by ")
+
+
+def test_a_port_with_randomness_is_named_as_such():
+    report = check_port(network(), Noisy(1e-3).eval(), INPUTS)
+    assert any(
+        f.startswith("a second run differs from the first, by ")
+        for f in report.questions[2].findings
+    )
+    assert not any("match" in f for f in report.questions[2].findings)
+
+
+def test_a_port_that_is_wrong_in_a_batch():
+    """Its outputs one by one are right."""
+    report = check_port(network(), OneByOne().eval(), INPUTS)
+    assert any(
+        f.startswith("a batch of 2 gives other outputs, by ") for f in report.questions[2].findings
+    )
+
+
+def test_small_unrest_is_told():
+    r = np.random.default_rng(0).standard_normal((2, 5)).astype(np.float32)
+    runs = Runs(r, r * (1 + 1e-7), r, measured=r)
+    case = Case(runs, Numerics(), ["a", "b"], repeated=Repeated(again=1e-8, batches={"4": 0.0}))
+    verdict = judge(case).verdict
+    assert verdict.word == "PASS"
+    assert (
+        "two runs on the device differ by 1e-08 (relative L2 error)" in verdict.answers[3].findings
+    )
+
+
+def test_what_weakens_the_evidence(clean):
+    def reasons(runs, **about):
+        return " / ".join(questions.enough_evidence(runs, "features", True, **about).findings)
+
+    unused = replace(clean, measured=clean.reference)
+    assert "perhaps the device was not used" in reasons(unused)
+    assert "not used" not in reasons(clean)
+    assert "only a batch of one" in reasons(clean, repeated=Repeated(batches={"1": 0.0}))
+    assert "only a batch" not in reasons(clean, repeated=Repeated(batches={"1": 0.0, "4": 0.0}))
+    assert "no NPU" in reasons(clean, notes=["no NPU"])
+
+
+def test_exchanges_that_would_not_show():
+    grey = np.repeat(INPUTS[:2, :1], 3, axis=1)
+    assert alike(INPUTS, NAMES) == []
+    assert alike(grey, NAMES[:2]) == [
+        "all channels of every input are equal, so an exchange would not show"
+    ]
+    assert alike(INPUTS[[0, 1, 0]], NAMES[:3]) == [
+        "inputs a and c are equal, so an exchange would not show"
+    ]
+
+
+def test_a_batch_that_does_not_run_is_a_note():
+    model = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, -1)), nn.Linear(768, 5)).eval()
+    found, again = outputs.measure_repeatedly(model, INPUTS, Device("cpu"), sizes=(2,))
+    assert found.shape == (4, 5) and again["batches"] == {"1": 0.0}
+    assert again["failed"][0].startswith("a batch of 2 does not run: Sequential on inputs 0 to 1")
