@@ -193,14 +193,39 @@ class Original:
         }
 
     @cached_property
+    def chosen(self) -> list[int]:
+        """The numbers of the inputs whose operators question 2 checks, in one batch.
+
+        They are the input with the largest value, and the input whose outputs differ most from
+        those of the first. Only one input is chosen if there is no other, or if the network does
+        not accept a batch of two.
+        """
+        largest = np.abs(self.inputs.reshape(len(self.inputs), -1)).max(axis=1)
+        first = int(largest.argmax())
+        outcome = self._reference[0].astype(np.float64)
+        other = int(np.linalg.norm(outcome - outcome[first], axis=1).argmax())
+        if other != first:
+            with contextlib.suppress(ParityError):
+                both = [first, other]
+                outputs.measure(self.reference, self.inputs[both], Device("cpu"), batch=2)
+                return both
+        return [first]
+
+    @cached_property
     def calls(self) -> list[Call]:
-        """The reference's operators on the first input."""
-        return record(self.reference, _tensor(self.inputs[:1]))
+        """The reference's operators on the chosen inputs."""
+        return record(self.reference, _tensor(self.inputs[self.chosen]))
 
     @cached_property
     def operators(self) -> list[OperatorResult] | None:
         """The results of question 2 on the device or its simulation; None if not asked."""
         return self._operators(self.kernels or contextlib.nullcontext)
+
+    def unseen(self) -> list[str]:
+        """Return what question 2 did not look at."""
+        if 2 in self.asked and len(self.chosen) < min(2, len(self.inputs)):
+            return ["operators were checked on one input only"]
+        return []
 
     def probe(self, target: torch.device) -> dict[str, dict[str, int | str | None]] | None:
         """Return the result of probing the device; None if question 2 is not asked."""
@@ -238,7 +263,7 @@ class Original:
             within: the same as `kernels` in `check_port`.
         """
         own = _tensor(self.inputs[number : number + 1])
-        calls = record(self.reference, own) if number else self.calls
+        calls = record(self.reference, own)
         exact = record(copy.deepcopy(self.reference).double(), own.double())
         with emulate(self.promised):
             predicted = record(self.reference, own)
@@ -285,7 +310,7 @@ class Original:
                 probed,
                 distances(measured, self.predictions),
                 Repeated.from_dict(again, self._reference[1]),
-                [*alike(self.inputs, self.names), *notes, *again["failed"]],
+                [*alike(self.inputs, self.names), *notes, *again["failed"], *self.unseen()],
             )
         )
         number = metrics.worst_input(judgement.metrics)

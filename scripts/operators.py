@@ -24,7 +24,7 @@ def main(
 
     used = device.use_threads(threads)
     array = evidence.read_inputs(inputs)
-    original = Original(checkpoints.load(weights_folder), array[:1], device)
+    original = Original(checkpoints.load(weights_folder), array, device)
     differences = original.differences(checkpoints.load(weights_folder, ported or None))
     operators = original.operators
     frame = pd.DataFrame([r.row() for r in operators or ()], columns=COLUMNS)
@@ -34,6 +34,8 @@ def main(
         {
             "differences": differences,
             "operators": len(frame),
+            "inputs": original.chosen,
+            "unseen": original.unseen(),
             "without_bound": without_bound(operators or ()),
             "threads": used,
         },

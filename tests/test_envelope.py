@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from npu_parity import check_port
 from npu_parity.backends import outputs
 from npu_parity.backends.device import Device
+from npu_parity.check import Original
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict import questions
 from npu_parity.verdict.envelope import envelope
@@ -261,3 +263,56 @@ def test_a_batch_that_does_not_run_is_a_note():
     found, again = outputs.measure_repeatedly(model, INPUTS, Device("cpu"), sizes=(2,))
     assert found.shape == (4, 5) and again["batches"] == {"1": 0.0}
     assert again["failed"][0].startswith("a batch of 2 does not run: Sequential on inputs 0 to 1")
+
+
+# The operands that question 2 looks at
+
+
+def kernels(wrong):
+    """A context in which a convolution is wrong where `wrong(input)` says so."""
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func.overloadpacket is torch.ops.aten.convolution:
+                rows = wrong(args[0])
+                result = torch.where(rows[:, None, None, None], result * 1.01, result)
+            return result
+
+    return Mode
+
+
+def last(x):
+    rows = torch.zeros(len(x), dtype=torch.bool)
+    rows[1:] = True
+    return rows
+
+
+def large(x):
+    return x.flatten(1).abs().amax(1) > 8.5
+
+
+@pytest.mark.parametrize("wrong", [last, large], ids=["second of a batch", "large values"])
+def test_kernels_that_are_wrong_for_some_operands_only(wrong):
+    inputs = INPUTS.copy()
+    inputs[2] *= 9 / np.abs(inputs[2]).max()
+    report = check_port(network(), network(), inputs, kernels=kernels(wrong))
+    second = report.questions[1]
+    assert not second.passed and "convolution" in second.findings[0]
+
+
+def test_inputs_that_differ_most_are_chosen():
+    inputs = np.stack([np.full((3, 16, 16), v, np.float32) for v in (1, 2, 9, -9.5)])
+    original = Original(network(), inputs)
+    assert original.chosen[0] == 3 and original.chosen[1] == 2
+    assert original.calls[0].args[0].shape[0] == 2
+    assert original.unseen() == []
+
+
+def test_a_network_that_takes_one_input_at_a_time():
+    model = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, -1)), nn.Linear(768, 5)).eval()
+    report = check_port(model, copy.deepcopy(model), INPUTS)
+    assert report.passed
+    reasons = " / ".join(report.questions[3].findings)
+    assert "operators were checked on one input only" in reasons
+    assert "a batch of 2 does not run" in reasons and "only a batch of one" in reasons

@@ -169,14 +169,15 @@ def read_case(
     if measured:
         folder = system / device / run
         numerics = evidence.read_json(folder / "numerics.json")
+        program = evidence.read_json(folder / "program.json")
         found = {
-            "differences": evidence.read_json(folder / "program.json")["differences"],
+            "differences": program["differences"],
             "operators": OperatorResult.read(folder / "operators.csv"),
             "probed": numerics["probe"],
             "distances": numerics["distances"],
             "repeated": Repeated.from_dict(stated["repeated"], unrest),
         }
-        notes += stated["repeated"]["failed"]
+        notes += stated["repeated"]["failed"] + program["unseen"]
     return Case(
         runs,
         Numerics.from_dict(stated["numerics"]),
