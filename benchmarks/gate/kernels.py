@@ -234,6 +234,113 @@ def hf32_products(func: Operator, *args: Any, **kwargs: Any) -> Tensor:
     return func(*added, round_to(a, "hf32"), round_to(b, "hf32"), **kwargs)
 
 
+def where(condition: Callable[[Tensor], Any], change: Change) -> Change:
+    """Restrict a change to operands that meet a condition, which gets the first operand."""
+
+    def restricted(func: Operator, *args: Any, **of: Any) -> Any:
+        x = args[0] if args else of["input"]
+        return change(func, *args, **of) if condition(x) else func(*args, **of)
+
+    return restricted
+
+
+def now_and_then(change: Change) -> Change:
+    """Apply a change to every third call only."""
+    calls: list[None] = []
+
+    def restricted(func: Operator, *args: Any, **of: Any) -> Any:
+        calls.append(None)
+        return func(*args, **of) if len(calls) % 3 else change(func, *args, **of)
+
+    return restricted
+
+
+def scaled(factor: float) -> Callable[[Tensor], Tensor]:
+    """Multiply the results."""
+    return lambda y: y.mul_(factor)
+
+
+def last_image_lost(y: Tensor) -> None:
+    """Set the results of the last image of a batch to zero."""
+    if len(y) > 1:
+        y[-1] = 0
+
+
+def off_in_a_tile(y: Tensor) -> None:
+    """Make one tile of the results larger by a thousandth."""
+    y[:, :16, :4, :4] *= 1.001
+
+
+def last_column_lost(y: Tensor) -> None:
+    """Set the last column of the images to zero."""
+    y[..., -1] = 0
+
+
+def toward_zero(func: Operator, **of: Any) -> Tensor:
+    """Cut the operands' bits off instead of rounding them."""
+    x, w = (round_to(of[n], "hf32", "toward_zero") for n in ("input", "weight"))
+    return func(**of | {"input": x, "weight": w})
+
+
+def partial_sums(dtype: torch.dtype) -> Change:
+    """Keep partial sums over 16 input channels in a smaller format."""
+
+    def change(func: Operator, **of: Any) -> Tensor:
+        if of["groups"] > 1 or of["input"].shape[1] < 32:
+            return func(**of)
+        x, w, bias = of["input"].split(16, 1), of["weight"].split(16, 1), of["bias"]
+        parts = [
+            func(**of | {"input": a, "weight": b, "bias": None}) for a, b in zip(x, w, strict=True)
+        ]
+        total = sum((p.to(dtype).float() for p in parts[1:]), parts[0].to(dtype).float())
+        return total if bias is None else total + bias.view(-1, 1, 1)
+
+    return change
+
+
+def without_bias(func: Operator, **of: Any) -> Tensor:
+    """Leave the bias out."""
+    return func(**of | {"bias": None})
+
+
+def leaky(func: Operator, x: Tensor) -> Tensor:
+    """Let a thousandth of negative values through a ReLU."""
+    return F.leaky_relu(x, 1e-3)
+
+
+def eps_after_root(func: Operator, x: Tensor, weight, bias, mean, var, *rest: Any) -> Any:
+    """Add eps to the standard deviation instead of the variance."""
+    scale = weight / (var.sqrt() + rest[-1])
+    y = (x - mean.view(-1, 1, 1)) * scale.view(-1, 1, 1) + bias.view(-1, 1, 1)
+    return y, x.new_empty(0), x.new_empty(0)
+
+
+def one_degree_of_freedom(func: Operator, x: Tensor, shape, weight, bias, eps: float) -> Any:
+    """Divide the variance of a layer norm by n - 1."""
+    n = math.prod(shape)
+    dims = tuple(range(-len(shape), 0))
+    mean, variance = x.mean(dims, True), x.var(dims, correction=1, keepdim=True)
+    y = (x - mean) * torch.rsqrt(variance + eps)
+    y = y if weight is None else y * weight
+    assert n > 1
+    return (y if bias is None else y + bias), mean, torch.rsqrt(variance + eps)
+
+
+def clipped(func: Operator, x: Tensor) -> Tensor:
+    """Clip the argument of an exponential to ±4."""
+    return func(x.clamp(-4, 4))
+
+
+def half_mean(func: Operator, x: Tensor, dim: list[int], *rest: Any, **kwargs: Any) -> Tensor:
+    """Round the terms of a mean to float16."""
+    return func(x.half().float(), dim, *rest, **kwargs)
+
+
+def in_steps(func: Operator, x: Tensor, *args: Any) -> Tensor:
+    """Round the results to multiples of 1/1024."""
+    return (func(x, *args) * 1024).round() / 1024
+
+
 # --- Correct
 
 
@@ -313,6 +420,79 @@ def scale_and_shift(func: Operator, x: Tensor, weight, bias, mean, var, *rest: A
     shift = bias - mean * scale
     y = x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
     return y, x.new_empty(0), x.new_empty(0)
+
+
+def pairwise(func: Operator, **of: Any) -> Tensor:
+    """Add partial sums over 16 input channels as a tree."""
+    if of["groups"] > 1:
+        return func(**of)
+    x, w = of["input"].split(16, 1), of["weight"].split(16, 1)
+    pairs = zip(x, w, strict=True)
+    parts = [func(**of | {"input": a, "weight": b, "bias": None}) for a, b in pairs]
+    while len(parts) > 1:
+        two = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        parts = [sum(pair[1:], pair[0]) for pair in two]
+    return parts[0] if of["bias"] is None else parts[0] + of["bias"].view(-1, 1, 1)
+
+
+def term_by_term(func: Operator, **of: Any) -> Tensor:
+    """Add 8 input channels at a time, one after another."""
+    if of["groups"] > 1:
+        return func(**of)
+    x, w = of["input"].split(8, 1), of["weight"].split(8, 1)
+    parts = zip(x, w, strict=True)
+    total: Any = sum(func(**of | {"input": a, "weight": b, "bias": None}) for a, b in parts)
+    return total if of["bias"] is None else total + of["bias"].view(-1, 1, 1)
+
+
+def by_places(func: Operator, **of: Any) -> Tensor:
+    """Add one product of matrices for each place of the kernel."""
+    w, bias = of["weight"], of["bias"]
+    if w.ndim != 4 or w.shape[2] * w.shape[3] == 1:
+        return func(**of)
+    total: Any = 0
+    for i in range(w.shape[2]):
+        for j in range(w.shape[3]):
+            one = torch.zeros_like(w)
+            one[:, :, i, j] = w[:, :, i, j]
+            total = total + func(**of | {"weight": one, "bias": None})
+    return total if bias is None else total + bias.view(-1, 1, 1)
+
+
+def in_half_batches(func: Operator, **of: Any) -> Tensor:
+    """Compute the images in two parts."""
+    parts = of["input"].tensor_split(2) if len(of["input"]) > 1 else [of["input"]]
+    return torch.cat([func(**of | {"input": x}) for x in parts])
+
+
+def padded_with_zeros(func: Operator, **of: Any) -> Tensor:
+    """Fill the input channels up to a multiple of 16, like a matrix unit."""
+    if of["groups"] > 1 or of["input"].shape[1] % 16 == 0:
+        return func(**of)
+    more = 16 - of["input"].shape[1] % 16
+    x = F.pad(of["input"], (0, 0, 0, 0, 0, more))
+    return func(**of | {"input": x, "weight": F.pad(of["weight"], (0, 0, 0, 0, 0, more))})
+
+
+def normalized_apart(func: Operator, x: Tensor, shape, weight, bias, eps: float) -> Any:
+    """Compute a layer norm from its mean and its mean square."""
+    dims = tuple(range(-len(shape), 0))
+    mean = x.mean(dims, True)
+    root = torch.rsqrt(((x - mean) ** 2).mean(dims, True) + eps)
+    y = (x - mean) * root
+    y = y if weight is None else y * weight
+    return (y if bias is None else y + bias), mean, root
+
+
+def as_a_product(func: Operator, x: Tensor, dim: list[int], *rest: Any, **kwargs: Any) -> Tensor:
+    """Compute a mean as a product with 1 / n."""
+    return x.sum(dim, *rest) * (1 / math.prod(x.shape[d] for d in dim))
+
+
+def through_exp2(func: Operator, x: Tensor, dim: int, *rest: Any) -> Tensor:
+    """Compute softmax with exp2, as fast kernels do."""
+    powers = torch.exp2((x - x.amax(dim, keepdim=True)) * 1.4426950408889634)
+    return powers / powers.sum(dim, keepdim=True)
 
 
 def clamped(func: Operator, x: Tensor) -> Tensor:
