@@ -12,7 +12,7 @@ LOGGER := $(if $(VERBOSE),,--logger rich)
 OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test elsewhere evidence quick lint docs gate abuse clean FORCE
+.PHONY: all test elsewhere evidence quick lint docs gate zoo-check abuse clean FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -54,6 +54,10 @@ docs: .venv/.ready
 gate: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE python benchmarks/gate/run.py
 	python scripts/readme.py README.md docs/*.md
+
+# Is there a false alarm on any architecture? More than an hour; benchmarks/zoo.csv, docs/zoo.md.
+zoo-check: .venv/.ready
+	python benchmarks/zoo.py
 
 # All hostile input: 1,000 configurations, 30 kills and more. Half an hour; docs/reliability.md.
 abuse: .venv/.ready

@@ -194,7 +194,7 @@ class Original:
 
     @cached_property
     def chosen(self) -> list[int]:
-        """The numbers of the inputs whose operators question 2 checks, in one batch.
+        """The numbers of the inputs on which question 2 checks the operators, in one batch.
 
         They are the input with the largest value, and the input whose outputs differ most from
         those of the first. Only one input is chosen if there is no other, or if the network does
@@ -289,7 +289,7 @@ class Original:
         theirs = self.inputs if ported_inputs is None else _array(ported_inputs)
         network.expect_ready(ported)
         name = network.named(ported)
-        runs = self.runs  # outputs that cannot be compared are told before anything runs long
+        runs = self.runs  # outputs that cannot be compared are an error before anything runs long
         differences = self.differences(ported, theirs)
         hosted, notes = self._hosted(ported, theirs, within)
         with network.guarded(name), self._target(within).configured() as target, within():
@@ -364,7 +364,7 @@ def check_port(
         ported: the network to check; it stays on the device.
         ported_inputs: the same images after the port's own preprocessing; default `inputs`.
         batch: the number of inputs in one forward pass of the port.
-        batch_sizes: other batch sizes, whose outputs must be the same.
+        batch_sizes: other batch sizes. They must give the same outputs.
         kernels: returns a context that simulates an absent device. The port and the device's
             operators run inside it.
 

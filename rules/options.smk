@@ -37,7 +37,7 @@ def program(name: str, *parts, reads=None, then=(), **named):
     Args:
         parts: lists of options.
         reads: function of a system's settings that returns the user's own files. They count by
-            content: Snakemake is not told of them, so that their names and times do not matter.
+            content: they are no inputs of the rule, so their names and times do not matter.
         then: arguments without a name.
         named: options by name; a mapping becomes JSON.
     """

@@ -22,9 +22,7 @@ def main(
     device: cli.Device = "cpu",
     ported: cli.Ported = "",
     batch: Annotated[int, typer.Option(help="number of inputs in one forward pass")] = 1,
-    also: Annotated[
-        list[int] | None, typer.Argument(help="other batch sizes, whose outputs are compared")
-    ] = None,
+    also: Annotated[list[int] | None, typer.Argument(help="other batch sizes to compare")] = None,
     threads: cli.Threads = 1,
 ) -> None:
     """Write the network's outputs as one float32 array (inputs, columns)."""

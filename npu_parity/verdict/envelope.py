@@ -68,7 +68,7 @@ class Envelope:
         return float(share(allowed, sizes).max())
 
     def beyond(self, found: NDArray[Any], names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Yield the name of each input whose outputs `found` are beyond the envelope, and why.
+        """Yield the name of each input with outputs beyond the envelope, and why.
 
         Values that are not finite count as beyond. A finding names the worst head or column.
         """
