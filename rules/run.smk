@@ -1,12 +1,21 @@
 """Actions before the first job of a run and after the last."""
 
-import atexit
-from pathlib import Path
+from snakemake.logging import logger
 
+from npu_parity.errors import ParityError
 from npu_parity.evidence import lock
-from npu_parity.report.failures import causes
+from npu_parity.report.failures import Errors
 
-OWNER = lock.release_dead()
+try:
+    lock.require_folders(
+        f"{room}/{folder}"
+        for room in ("results", "logs")
+        for system in SYSTEMS
+        for folder in ["tables", system, *(f"{system}/{run}" for run in RUNS)]
+    )
+    OWNER = lock.release_dead()
+except ParityError as error:
+    sys.exit(f"error: {error}")
 
 
 def forget_hubs():
@@ -25,6 +34,7 @@ def finish():
 
 onstart:
     forget_hubs()
+    logger.addHandler(Errors())
 
 
 onsuccess:
@@ -34,6 +44,3 @@ onsuccess:
 
 onerror:
     forget_hubs()
-    # After all that Snakemake prints: the causes are the last that is read.
-    text = "".join(Path(file).read_text(errors="replace") for file in log)
-    atexit.register(lambda: print(*causes(text), sep="\n", file=sys.stderr))

@@ -23,6 +23,7 @@ def main(
 ) -> None:
     """Try SOURCES in order and write the first available one as one safetensors file."""
     import torch  # here, so that `cli.run` explains a failed import
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from npu_parity.sources.weights import Wanted, obtain
@@ -34,7 +35,14 @@ def main(
     model = architectures.build(architecture, arguments)
     # safetensors requires contiguous tensors that share no memory.
     copies = {n: t.clone(memory_format=torch.contiguous_format) for n, t in state.items()}
-    evidence.write(output, lambda partial: save_file(copies, partial))
+
+    def save(partial: Path) -> None:
+        try:
+            save_file(copies, partial)
+        except SafetensorError as error:  # no space on the device
+            raise OSError(str(error)) from error
+
+    evidence.write(output, save)
     evidence.write_sidecar(
         output.with_suffix(".json"),
         {
