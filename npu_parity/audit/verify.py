@@ -33,12 +33,14 @@ def damaged(results: Path) -> Iterator[str]:
             continue
         found = {path.name for path in folder.iterdir() if not path.is_dir()} - {manifest.NAME}
         if found and not entries:
-            yield f"{folder / manifest.NAME} is missing: {manifest.MEND_ALL}"
+            again = f"{manifest.MEND_ALL}; remove what it does not make"
+            yield f"{folder / manifest.NAME} is missing: {again}"
             continue
         for name, entry in entries.items():
             yield from _file(folder / name, entry["sha256"])
         for name in sorted(found - entries.keys()):
-            yield f"{folder / name} is in no manifest: no program of this project made it; remove it"
+            path = folder / name
+            yield f"{path} is in no manifest: no program of this project made it; remove it"
 
 
 def outdated(results: Path) -> Iterator[str]:

@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import platform
 import tokenize
 from collections.abc import Callable
@@ -79,8 +78,7 @@ def write_sidecar(path: str | Path, data: dict[str, Any]) -> None:
 
 def write_array(path: str | Path, array: NDArray[Any]) -> str:
     """Write `array` as ``.npy`` and return the SHA-256 of the file."""
-
-    content = io.BytesIO()  # numpy itself writes files without the system's words for an error
+    content = io.BytesIO()  # if numpy writes a file itself, its error does not say why
     np.save(content, array, allow_pickle=False)
 
     def save(partial: Path) -> None:

@@ -42,9 +42,11 @@ class Errors(logging.Handler):
             self.texts.append(record.getMessage())
 
     def print(self) -> None:
-        """Print a line for each cause."""
-        for text in self.texts:
-            print(*causes(text), sep="\n", file=sys.stderr)
+        """Print a line for each cause, after the last line of every other logger."""
+        atexit.unregister(logging.shutdown)
+        logging.shutdown()
+        for line in (line for text in self.texts for line in causes(text)):
+            print(line, file=sys.stderr)
 
 
 def causes(text: str) -> Iterator[str]:
