@@ -68,6 +68,36 @@ def test_how_much_memory_a_killed_job_had_in_use():
     assert 0.2 < float(found[1]) < float(found[2])
 
 
+PRINTED = """
+import logging
+from npu_parity.report.failures import Errors
+
+
+class Closes(logging.StreamHandler):
+    def close(self):
+        print("a logger that prints something when it is closed", flush=True)
+        super().close()
+
+
+logger = logging.getLogger("snakemake")
+for handler in (Closes(), Errors()):
+    logger.addHandler(handler)
+for event, text in (("job_error", "x"), ("error", "full"), ("error", "{last}")):
+    logger.error(text, extra={{"event": event}})
+"""
+
+
+def test_causes_are_the_last_lines():
+    text = PRINTED.format(last="At least one job did not complete successfully.")
+    done = subprocess.run(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.stdout.splitlines()[-2:] == [
+        "a logger that prints something when it is closed",
+        "error: Snakemake stopped: full",
+    ]
+
+
 def test_every_job_has_its_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [f"{i} b.log" for i in range(9)]
