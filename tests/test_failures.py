@@ -49,7 +49,7 @@ def test_a_cause_is_one_line(tmp_path, monkeypatch, content, end, said):
         ("WorkflowError:\nError recording metadata ([Errno 28]).", "Error recording metadata"),
         (
             "WorkflowError in rule outputs in file x, line 9:\nOSError: Missing files",
-            "OSError: Mis",
+            "OSError: Missing",
         ),
         ("Traceback (most recent call last):\n\n  File x\n\nOSError: full\n", "OSError: full"),
         ("one line", "one line"),
