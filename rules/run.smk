@@ -1,12 +1,21 @@
 """Actions before the first job of a run and after the last."""
 
-import atexit
-from pathlib import Path
+from snakemake.logging import logger
 
+from npu_parity.errors import ParityError
 from npu_parity.evidence import lock
-from npu_parity.report.failures import causes
+from npu_parity.report.failures import Errors
 
-OWNER = lock.release_dead()
+try:
+    lock.require_folders(
+        f"{room}/{folder}"
+        for room in ("results", "logs")
+        for system in SYSTEMS
+        for folder in ["tables", system, *(f"{system}/{run}" for run in RUNS)]
+    )
+    OWNER = lock.release_dead()
+except ParityError as error:
+    sys.exit(f"error: {error}")
 
 
 def forget_hubs():
@@ -16,15 +25,22 @@ def forget_hubs():
 
 
 def finish():
-    """Insert the tables into the README, if there is one, and print the summary."""
+    """Insert the tables into the README, if there is one, and print the summary.
+
+    A run of some targets may leave a summary that was changed, or is of an older version.
+    """
+    try:
+        evidence.read_bytes("results/summary.json")
+    except ParityError:
+        return
     if os.path.exists("README.md"):
         shell("python {path:q} README.md", path=script("readme"))
-    if os.path.exists("results/summary.json"):
-        shell("python {path:q} results/summary.json", path=script("show"))
+    shell("python {path:q} results/summary.json", path=script("show"))
 
 
 onstart:
     forget_hubs()
+    logger.addHandler(Errors())
 
 
 onsuccess:
@@ -34,6 +50,3 @@ onsuccess:
 
 onerror:
     forget_hubs()
-    # After all that Snakemake prints: the causes are the last that is read.
-    text = "".join(Path(file).read_text(errors="replace") for file in log)
-    atexit.register(lambda: print(*causes(text), sep="\n", file=sys.stderr))

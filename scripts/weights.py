@@ -23,18 +23,15 @@ def main(
 ) -> None:
     """Try SOURCES in order and write the first available one as one safetensors file."""
     import torch  # here, so that `cli.run` explains a failed import
-    from safetensors.torch import save_file
 
-    from npu_parity.sources.weights import Wanted, obtain
+    from npu_parity.sources.weights import Wanted, obtain, save
 
     torch.set_num_threads(1)  # calibrated statistics must not depend on the number of cores
     wanted = Wanted(architecture, arguments, sources, seeded, tensors, calibrate, preprocessing)
     named = {source.partition(":")[0] for source in sources} & set(CLIENTS)
     state, provenance = obtain(wanted, unreachable(named, hubs) if hubs and named else {})
     model = architectures.build(architecture, arguments)
-    # safetensors requires contiguous tensors that share no memory.
-    copies = {n: t.clone(memory_format=torch.contiguous_format) for n, t in state.items()}
-    evidence.write(output, lambda partial: save_file(copies, partial))
+    digest = save(state, output)
     evidence.write_sidecar(
         output.with_suffix(".json"),
         {
@@ -43,7 +40,7 @@ def main(
             **provenance,
             "parameters": architectures.parameters(model),
             "tensors": len(state),
-            "sha256": evidence.sha256(output),
+            "sha256": digest,
         },
     )
 

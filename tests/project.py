@@ -1,5 +1,6 @@
 """The workflow in a folder of its own, to be run by Snakemake on networks of a few layers."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -67,6 +68,14 @@ CONFIG = {
     },
 }
 
+# One system, for tests that run everything more than once.
+SMALL = CONFIG | {
+    "models": {"net": system(inputs=["photo.png", "random:1"], labels="labels.txt", calibrate=True)}
+}
+AS_MAKE = ("--logger", "rich", "--cores", "4")  # the options of the Makefile
+# Results that hold timings: latency.json, and what is made from it.
+TIMED = re.compile(r"(.*/latency\.json|results/summary\.json|results/tables/(?!overview)\w+\.md)")
+
 
 @dataclass
 class Project:
@@ -88,7 +97,7 @@ class Project:
         project = cls(place)
         for part in PARTS:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
-            project.repository.mkdir(exist_ok=True)
+            project.repository.mkdir(parents=True, exist_ok=True)
             copy(ROOT / part, project.repository / part)
         (project.folder / "album").mkdir(parents=True)
         draw(project.folder / "photo.png", 0)
@@ -100,6 +109,12 @@ class Project:
 
     def copy(self, place):
         return Project(shutil.copytree(self.place, place, dirs_exist_ok=True), self.env)
+
+    def empty(self):
+        """Remove all that runs have left, so that the next one starts from nothing."""
+        for folder in ("results", "logs", ".snakemake"):
+            shutil.rmtree(self.folder / folder)
+        return self
 
     def configure(self, change):
         file = self.folder / "config.yaml"
@@ -122,6 +137,8 @@ class Project:
         }
 
     def run(self, *arguments, cores=2):
+        if "--cores" in arguments:
+            return subprocess.run(**self.command(*arguments))
         return subprocess.run(**self.command("--cores", str(cores), *arguments))
 
     def succeed(self, *arguments):
@@ -149,10 +166,44 @@ class Project:
     def json(self, file):
         return json.loads((self.folder / file).read_text())
 
+    def comparable(self):
+        """All results that must have the same bytes in every run; manifests without timings."""
+        found = {name: p.read_bytes() for name, p in self.files().items()}
+        for name in [name for name in found if TIMED.fullmatch(name)]:
+            found[name] = "timings"
+        for name in [name for name in found if name.endswith("manifest.json")]:
+            entries = json.loads(found[name])["files"]
+            for file, entry in entries.items():
+                if TIMED.fullmatch(f"{Path(name).parent}/{file}"):
+                    entry["sha256"] = "of timings"
+                entry["read"] = {f: s for f, s in entry["read"].items() if not TIMED.fullmatch(f)}
+            found[name] = entries
+        return found
+
     def state(self, pattern):
         found = self.files(pattern)
         assert found
         return {name: (p.stat().st_mtime_ns, p.read_bytes()) for name, p in found.items()}
+
+
+def finished(tmp_path_factory):
+    """The project of one system, run as `make` runs it; tests that change anything copy it.
+
+    All processes of pytest share it. The file `output` is what the run printed.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    place = shared / "finished"
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (place / "output").exists():
+            return Project(place)
+        project = Project.make(place, SMALL)
+        done = project.run(*AS_MAKE, "all")
+        assert done.returncode == 0, done.stdout
+        (place / "output").write_text(done.stdout)
+        return project
 
 
 def draw(path, seed):

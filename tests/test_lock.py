@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from npu_parity.errors import ParityError
 from npu_parity.evidence import lock
 
 HOLD = """
@@ -61,3 +62,47 @@ def test_a_run_that_was_killed_had_it(left, other, capsys):
     other.wait()
     lock.release_dead().close()
     assert not any(file.exists() for file in left)
+
+
+@pytest.fixture
+def incomplete(left):
+    file = left[0].parents[2] / "results/net/.outputs.npy.77.partial"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    return file
+
+
+def test_incomplete_files_of_a_dead_run_are_removed(incomplete):
+    whole = incomplete.with_name("outputs.npy")
+    whole.touch()
+    lock.release_dead().close()
+    assert whole.exists() and not incomplete.exists()
+
+
+def test_incomplete_files_of_a_live_run_stay(incomplete, other):
+    incomplete.touch()
+    lock.release_dead().close()
+    assert incomplete.exists()
+
+
+def test_a_folder_that_a_run_cannot_make(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lock.require_folders(["results/net/cpu", "logs/net"])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/net").touch()
+    with pytest.raises(ParityError, match=r"^results/net is no folder, expected a folder: move it"):
+        lock.require_folders(["results", "results/net/cpu"])
+    (tmp_path / "logs").symlink_to("away")
+    with pytest.raises(ParityError, match=r"^logs is no folder"):
+        lock.require_folders(["logs/net"])
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ParityError, match=r"^\. cannot be written: allow it, or run in another"):
+        lock.require_folders(["results/net"])
+    (tmp_path / ".snakemake").touch()
+    with pytest.raises(ParityError, match=r"^\.snakemake/owners cannot be written: "):
+        lock.release_dead()

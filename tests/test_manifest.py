@@ -157,6 +157,33 @@ def test_what_the_configuration_does_not_ask_for_is_left_alone(results):
     assert outdated(results, weights=None) == {}
 
 
+def test_a_folder_of_an_older_run_is_outdated(results):
+    """Its files fit its manifest; they were made from weights that there are no more."""
+    kept = RUN.with_name("kept")
+    RUN.rename(kept)
+    with manifest.job("weights", "1111", ["--architecture=net", "--", "seed:1"]):
+        evidence.write_json("results/net/weights.json", {"seed": 2})
+    kept.rename(RUN)
+    why = "it was made from another results/net/weights.json"
+    assert outdated(results) == dict.fromkeys(FILES[2:], why)
+
+
+def test_a_manifest_of_another_version(results):
+    """Its hash fits, but its entries do not have today's keys."""
+    path = RUN / manifest.NAME
+    entries = manifest.read(RUN)
+    path.write_text(manifest._text({name: {"sha256": "0"} for name in entries}))
+    (line,) = damaged(results)
+    assert line.startswith(f"{path} was changed since it was made: run `snakemake")
+    assert set(outdated(results)) == set(FILES[3:5])
+
+
+def test_a_manifest_that_is_gone(results):
+    (RUN / manifest.NAME).unlink()
+    (line,) = damaged(results)
+    assert line.startswith(f"{RUN / manifest.NAME} is missing: run `snakemake")
+
+
 def test_a_changed_and_an_unknown_file_are_outdated(results):
     (results / FILES[5]).write_text("changed")
     (RUN / "more.csv").write_text("a\n")

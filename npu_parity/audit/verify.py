@@ -22,8 +22,8 @@ def damaged(results: Path) -> Iterator[str]:
     Raises:
         ParityError: there are no results.
     """
-    folders = [f for f in manifest.folders(results) if (f / manifest.NAME).is_file()]
-    if not folders:
+    folders = manifest.folders(results)
+    if not any((folder / manifest.NAME).is_file() for folder in folders):
         raise ParityError(f"{results}: there are no results with a {manifest.NAME} here")
     for folder in folders:
         try:
@@ -31,31 +31,26 @@ def damaged(results: Path) -> Iterator[str]:
         except ParityError as error:
             yield str(error)
             continue
+        found = {path.name for path in folder.iterdir() if not path.is_dir()} - {manifest.NAME}
+        if found and not entries:
+            again = f"{manifest.MEND_ALL}; remove what it does not make"
+            yield f"{folder / manifest.NAME} is missing: {again}"
+            continue
         for name, entry in entries.items():
             yield from _file(folder / name, entry["sha256"])
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and path.name not in (*entries, manifest.NAME):
-                yield f"{path} is in no manifest: no program of this project made it; remove it"
+        for name in sorted(found - entries.keys()):
+            path = folder / name
+            yield f"{path} is in no manifest: no program of this project made it; remove it"
 
 
 def outdated(results: Path) -> Iterator[str]:
     """Yield a line for each result that was made from other files than there are now."""
-    hashes: dict[str, str] = {}
-    entries = {folder: manifest.read(folder) for folder in manifest.folders(results)}
-    for folder, files in entries.items():
-        for name, entry in files.items():
-            place = (folder / name).relative_to(results).as_posix()
-            hashes[f"{manifest.ROOM}/{place}"] = entry["sha256"]
-    for folder, files in entries.items():
-        for name, entry in files.items():
-            others = [s for s, digest in entry["read"].items() if hashes.get(s, digest) != digest]
-            if others:
-                path = folder / name
-                yield f"{path} was made from another {others[0]}: {manifest.mend(path)}"
+    for path, other in manifest.made_from_others(results):
+        yield f"{path} was made from another {other}: {manifest.mend(path)}"
 
 
 def _file(path: Path, digest: str) -> Iterator[str]:
-    if not path.exists():
+    if not path.is_file():
         if path.name not in MADE_AGAIN:
             yield f"{path} is missing: {manifest.mend(path)}"
     elif evidence.sha256(path) != digest:

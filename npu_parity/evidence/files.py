@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import platform
 import tokenize
 from collections.abc import Callable
@@ -40,7 +39,7 @@ def write(path: str | Path, writer: Callable[[Path], None]) -> str:
     A result is entered into the manifest of its folder. Returns the SHA-256 of the file.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = manifest.partial_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer(partial)
@@ -79,10 +78,11 @@ def write_sidecar(path: str | Path, data: dict[str, Any]) -> None:
 
 def write_array(path: str | Path, array: NDArray[Any]) -> str:
     """Write `array` as ``.npy`` and return the SHA-256 of the file."""
+    content = io.BytesIO()  # if numpy writes a file itself, its error does not say why
+    np.save(content, array, allow_pickle=False)
 
     def save(partial: Path) -> None:
-        with open(partial, "wb") as file:
-            np.save(file, array, allow_pickle=False)
+        partial.write_bytes(content.getbuffer())
 
     return write(path, save)
 
@@ -103,10 +103,27 @@ def read_bytes(path: str | Path) -> bytes:
     return content
 
 
+class _Object(dict[str, Any]):
+    """An object in a JSON file. A key that another version did not write is a ParityError."""
+
+    def __init__(self, path: str | Path, data: dict[str, Any]):
+        super().__init__(data)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise ParityError(
+            f"{self.path} lacks {key!r}: another version made it; {manifest.mend(Path(self.path))}"
+        )
+
+
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; ParityError if it is missing, changed or not JSON."""
+    """Read a JSON file; ParityError if it is missing, changed or not JSON.
+
+    A key that is not in the file is a ParityError too.
+    """
     try:
-        return json.loads(read_bytes(path).decode("utf-8"))
+        text = read_bytes(path).decode("utf-8")
+        return json.loads(text, object_hook=lambda data: _Object(path, data))
     except ValueError as error:
         raise ParityError(f"{path} is not JSON ({error}): delete it and run again") from None
 

@@ -19,8 +19,13 @@ from npu_parity.errors import ParityError
 
 NAME = "manifest.json"
 ROOM = "results"  # the folder whose files are entered
+PARTIAL = ".*.partial"  # files that are being written
+
+# A manifest belongs to no rule. Without it, nothing in its folder counts.
+MEND_ALL = "run `snakemake --cores 4`, which makes this folder's files again"
 
 Entry = dict[str, Any]
+KEYS = {"sha256", "program", "code", "options", "read"}
 
 
 @dataclass
@@ -74,9 +79,14 @@ def enter(path: Path, digest: str) -> None:
             entries = read(path.parent)
         except ParityError:  # it was changed, so nothing in it counts
             entries = {}
-        partial = path.with_name(f".{NAME}.{os.getpid()}.partial")
+        partial = partial_of(manifest)
         partial.write_text(_text(entries | {path.name: entry}), encoding="utf-8")
         partial.replace(manifest)
+
+
+def partial_of(path: Path) -> Path:
+    """Return the temporary name under which this process writes a file."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def check(path: Path, content: bytes) -> None:
@@ -107,18 +117,21 @@ def read(folder: Path) -> dict[str, Entry]:
     try:
         text = path.read_text(encoding="utf-8")
         entries: dict[str, Entry] = json.loads(text)["files"]
-        if text == _text(entries):
+        if text == _text(entries) and all(entry.keys() == KEYS for entry in entries.values()):
             return entries
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except OSError as error:
+        raise ParityError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
-    raise ParityError(f"{path} was changed since it was made: {mend(path)}")
+    raise ParityError(f"{path} was changed since it was made: {MEND_ALL}")
 
 
 def folders(results: Path) -> list[Path]:
-    """Return the folders of results, in order."""
-    return [results, *sorted(path for path in results.rglob("*") if path.is_dir())]
+    """Return the folders of results, in order; nothing if there are no results."""
+    found = (path for path in results.rglob("*") if path.is_dir())
+    return [results, *sorted(found)] if results.is_dir() else []
 
 
 def outdated(
@@ -132,11 +145,9 @@ def outdated(
             It returns the hash of the program's code and its options now. It returns None if the
             configuration does not ask for this result.
     """
-    for folder in folders(results) if results.is_dir() else ():
-        try:
-            entries = read(folder)
-        except ParityError:
-            entries = {}
+    others = dict(made_from_others(results))
+    for folder in folders(results):
+        entries = _readable(folder)
         unknown: dict[str, Entry] = {path.name: {} for path in folder.iterdir() if path.is_file()}
         for name, entry in {**unknown, **entries}.items():
             path = folder / name
@@ -151,8 +162,32 @@ def outdated(
                 yield path, "other code made it"
             elif list(entry["options"]) != list(asked[1]):
                 yield path, "other settings made it"
+            elif path in others:
+                yield path, f"it was made from another {others[path]}"
             elif sha256(path) != entry["sha256"]:
                 yield path, "it was changed since it was made"
+
+
+def made_from_others(results: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each result that was made from another version of a result, and that result's name."""
+    entries = {f / name: e for f in folders(results) for name, e in _readable(f).items()}
+    hashes = {
+        f"{ROOM}/{path.relative_to(results).as_posix()}": entry["sha256"]
+        for path, entry in entries.items()
+    }
+    for path, entry in entries.items():
+        for name, digest in entry["read"].items():
+            if hashes.get(name, digest) != digest:
+                yield path, name
+                break
+
+
+def _readable(folder: Path) -> dict[str, Entry]:
+    """Return the entries of a manifest; nothing if it was changed."""
+    try:
+        return read(folder)
+    except ParityError:
+        return {}
 
 
 def _names(path: Path) -> dict[str, str]:

@@ -247,6 +247,28 @@ KINDS: dict[str, type[Source]] = {
 }
 
 
+def save(state: "State", path: Path) -> str:
+    """Write tensors as one safetensors file and return its SHA-256.
+
+    Raises:
+        ParityError: the file cannot be written.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    # safetensors requires contiguous tensors that share no memory.
+    copies = {n: t.clone(memory_format=torch.contiguous_format) for n, t in state.items()}
+
+    def writer(partial: Path) -> None:
+        try:
+            save_file(copies, partial)
+        except SafetensorError as error:  # what the system says, such as no space
+            raise OSError(str(error).removeprefix("Error while serializing: ")) from error
+
+    return evidence.write(path, writer)
+
+
 def parse(source: str) -> Source:
     """Return the source of a text.
 
