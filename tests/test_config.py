@@ -198,8 +198,8 @@ def test_defaults_are_not_shared(load):
         ({"reference": 3}, "reference: found 3, expected the device"),
         ({"reference": "gpu"}, "reference: found 'gpu', expected one of cpu, npu"),
         ({"reference": "npu"}, "devices.npu.numerics: the reference must compute in fp32"),
-        ({"models__net__labels": "no.txt"}, "models.net.labels: there is no file 'no.txt'"),
-        ({"models__net__labels": "data"}, "models.net.labels: there is no file 'data'"),
+        ({"models__net__labels": "no.txt"}, "models.net.labels: 'no.txt': there is no such file"),
+        ({"models__net__labels": "data"}, "models.net.labels: 'data': there is no such file"),
         ({"models__net__published": "nobody"}, "published: found 'nobody', expected one of bird"),
         ({"models__net__task": "digits"}, "models.net: task digits needs heads"),
         (

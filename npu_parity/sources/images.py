@@ -6,6 +6,7 @@ the rest and yields the inputs.
 
 import hashlib
 import importlib.util
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from npu_parity.errors import ParityError
+from npu_parity import evidence
+from npu_parity.errors import ParityError, shorten
 
 PHOTOGRAPHS = {  # shipped by scikit-image; CC0 or public domain
     "astronaut": "astronaut.png",
@@ -74,7 +76,8 @@ class Photograph(Source):
         super().__init__(text, rest)
         if rest not in PHOTOGRAPHS:
             raise ParityError(
-                f"input {text}: found photograph {rest!r}, expected {', '.join(PHOTOGRAPHS)}"
+                f"input {shorten(text, 60)}: found photograph {shorten(repr(rest), 60)}, "
+                f"expected {', '.join(PHOTOGRAPHS)}"
             )
 
     def inputs(self, shape: Shape) -> Iterator[Input]:
@@ -90,7 +93,8 @@ class Generated(Source):
         super().__init__(text, rest)
         if not re.fullmatch("[1-9][0-9]{0,5}", rest):
             expected = "expected a number from 1 to 999999"
-            raise ParityError(f"input {text[:60]}: found {rest[:60]!r}, {expected}")
+            found = shorten(repr(rest), 60)
+            raise ParityError(f"input {shorten(text, 60)}: found {found}, {expected}")
 
     def inputs(self, shape: Shape) -> Iterator[Input]:
         """Yield COUNT inputs."""
@@ -136,12 +140,15 @@ class Files(Source):
         yield from (read_image(path, self.text) for path in self._paths())
 
     def _paths(self) -> list[Path]:
-        path = Path(self.rest)
-        if not path.is_dir():
+        path, name = Path(self.rest), shorten(self.text, 150)
+        if not os.path.isdir(path):  # unlike `Path.is_dir`, false for a name that no file can have
             return [path]
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        try:
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        except OSError as error:
+            raise ParityError(f"input {name}: {error.strerror}") from None
         if not found:
-            raise ParityError(f"input {self.text}: the folder has no image (.jpg, .png, …)")
+            raise ParityError(f"input {name}: the folder has no image (.jpg, .png, …)")
         return found
 
 
@@ -186,17 +193,18 @@ def files(sources: list[str]) -> list[str]:
 
 def read_image(path: Path, source: str | None = None) -> Input:
     """Return an image file as RGB; ParityError if it is missing or not a readable image."""
+    if problem := evidence.problem(path):
+        raise ParityError(f"input {shorten(str(path), 150)}: {problem}")
     try:
         content = path.read_bytes()
         with Image.open(path) as image:
             if image.mode[0] in "IF":  # Pillow would clip the values to white
                 raise ValueError(f"{image.mode}: more than 8 bits a channel")
             data = image.convert("RGB")
-    except FileNotFoundError:
-        raise ParityError(f"input {path}: there is no such file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ParityError(
-            f"input {path}: not a readable image ({error}); expected JPEG, PNG or a similar format"
+            f"input {shorten(str(path), 100)}: not a readable image ({shorten(str(error), 100)}); "
+            "expected JPEG, PNG or a similar format"
         ) from None
     return Input(path.name, source or str(path), hashlib.sha256(content).hexdigest(), data)
 
