@@ -98,6 +98,8 @@ def unfit(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
     """Yield the place and the problem of each value that no command line can carry."""
     if isinstance(value, dict):
         for key, inner in value.items():
+            if not isinstance(key, str):
+                yield place, f"found the key {shortened(key)}, expected text"
             yield from unfit(key, (*place, key))
             yield from unfit(inner, (*place, key))
     elif isinstance(value, list):

@@ -323,3 +323,17 @@ def test_documents_from_the_schema(project, block, record_property):
     planned()
     record_property("cases", len(refused))
     record_property("refused", len([line for line in refused if line]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "reference=3"], "--config or --configfile: reference: found 3"),
+        (["--config", "modles=3"], "unknown key 'modles'; did you mean 'models'?"),
+        (["--config", "models={photo: {task: x}}"], "configfile: models.photo.task: found 'x'"),
+        (["--configfile", "more.yaml"], "latency.samples: found datetime.date(2024, 1, 2)"),
+    ],
+)
+def test_command_line(project, arguments, words):
+    (project.folder / "more.yaml").write_text("latency: {samples: 2024-01-02}\n")
+    assert words in plan(project, yaml.safe_dump(CONFIG).encode(), *arguments)
