@@ -286,7 +286,7 @@ def plan(project, content, *arguments):
     """Plan a run of a configuration; return the line that refuses it, or None."""
     (project.folder / "config.yaml").write_bytes(content)
     command = project.command("--cores", "1", "--dry-run", *arguments)
-    status, printed = door.run(command, project.place / "printed", timeout=60)
+    status, printed = door.run(command, project.place / "printed", timeout=300)
     assert status in (0, 1), f"{status}: {printed}"
     if status == 0:
         return None

@@ -111,7 +111,7 @@ def test_checkpoints_and_networks_of_any_name_are_used(run, key):
     settings = yaml.safe_load((run.folder / "config.yaml").read_text())["models"][key]
     assert about["source"] == settings["weights"][0] and about["file_sha256"] == sha256(trained)
     assert about["architecture"] == settings["architecture"]
-    assert about["pretrained"] and about["parameters"] == 1594
+    assert about["pretrained"] and about["parameters"] == 1610
 
 
 def test_labels_of_any_name_are_used(run):
