@@ -119,11 +119,6 @@ def test_labels_of_any_name_are_used(run):
     assert any(f"class {i}" in table for i in range(10))
 
 
-def test_nothing_is_made_twice_or_elsewhere(run):
-    assert "Nothing to be done" in run.succeed("results/tables/all.md")
-    assert {path.name for path in run.place.iterdir()} <= {"repository", "hubs", "cache"}
-
-
 # What is no file
 
 
@@ -227,24 +222,3 @@ def test_a_folder_that_snakemake_or_python_would_misread_is_refused(tmp_path, na
     project = Whole.make(tmp_path / name, CONFIG)
     line = told(project.run("--dry-run").stdout)
     assert "rename the folder" in line and len(line) < 300
-
-
-def test_empty_files_are_named(tmp_path):
-    """Each is a job's error, with the file's name in its one line."""
-    files = {"image": "{a}.png", "checkpoint": "{b}.safetensors", "pickle": "-c.pth"}
-    files |= {"network": "{d}.py"}
-    models = {
-        "image": system(inputs=[files["image"]]),
-        "checkpoint": system(weights=[f"path:{files['checkpoint']}"]),
-        "pickle": system(weights=[f"path:{files['pickle']}"]),
-        "network": system(architecture=f"{files['network']}:net"),
-    }
-    project = Project.make(tmp_path, CONFIG | {"models": models})
-    for file in files.values():
-        (project.folder / file).touch()
-    targets = [f"results/{name}/weights.json" for name in models if name != "image"]
-    done = project.run("results/image/inputs.json", *targets)
-    assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
-    lines = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    for file in files.values():
-        assert any(file in line and len(line) < 300 for line in lines), (file, lines)
