@@ -2,8 +2,10 @@
 
 import copy
 import difflib
-from collections.abc import Callable, Collection
-from functools import cache
+import math
+import re
+from collections.abc import Callable, Collection, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import yaml
 
 from npu_parity import evidence
 from npu_parity.backends.device import BACKENDS, Device
-from npu_parity.errors import ParityError
+from npu_parity.errors import ParityError, shorten
 from npu_parity.evidence.document import Document, Place, dotted, read
 from npu_parity.evidence.files import PACKAGE
 from npu_parity.numerics.formats import Numerics
@@ -54,6 +56,8 @@ def complete(config: Any, document: Document) -> None:
     Raises:
         ParityError: the configuration violates the schema or `check`.
     """
+    for place, problem in unfit(config):
+        raise mistake(document, place, problem)
     error = jsonschema.exceptions.best_match(_validator().iter_errors(config))
     if error:
         raise explain(error, document)
@@ -71,10 +75,14 @@ def schema() -> dict[str, Any]:
 
 @cache
 def _validator() -> jsonschema.Draft202012Validator:
+    draft = jsonschema.Draft202012Validator
+    whole = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)  # not 1.0
+    validator = jsonschema.validators.extend(draft, type_checker=whole)  # type: ignore[no-untyped-call]
     checker = jsonschema.FormatChecker(formats=())
     for name, parse in FORMATS.items():
         checker.checks(name, raises=ParityError)(_accepts(parse))
-    return jsonschema.Draft202012Validator(schema(), format_checker=checker)
+    found: jsonschema.Draft202012Validator = validator(schema(), format_checker=checker)
+    return found
 
 
 def _accepts(parse: Callable[[str], Any]) -> Callable[[object], bool]:
@@ -84,6 +92,31 @@ def _accepts(parse: Callable[[str], Any]) -> Callable[[object], bool]:
         return True
 
     return accepts
+
+
+def unfit(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Yield the place and the problem of each value that no command line can carry."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                yield place, f"found the key {shortened(key)}, expected text"
+            yield from unfit(key, (*place, key))
+            yield from unfit(inner, (*place, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from unfit(inner, (*place, index))
+    elif isinstance(value, str):
+        if re.search("[\0\ud800-\udfff]", value):
+            yield place, f"found {shortened(value)}, which has a character that is no text"
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield place, f"found {value}, expected a finite number"
+    elif not isinstance(value, int | None):
+        kind = type(value).__name__
+        yield (
+            place,
+            f"found {shortened(value)} of type {kind}, expected text, number, list, mapping",
+        )
 
 
 def fill(value: Any, schema: dict[str, Any]) -> None:
@@ -126,13 +159,12 @@ def explain(error: jsonschema.ValidationError, document: Document) -> ParityErro
 def mistake(document: Document, place: Place, text: str, at: Place | None = None) -> ParityError:
     """Return an error: the file with the line, the place, the text."""
     where = dotted(place) or "the configuration"
-    return ParityError(f"{document.where(at or place)}: {where}: {text}")
+    return ParityError(shorten(f"{document.where(at or place)}: {where}: {text}", 290))
 
 
 def shortened(value: Any, quoted: bool = True) -> str:
     """Return a value that fits a message."""
-    text = " ".join((repr(value) if quoted else str(value)).split())
-    return text if len(text) <= 150 else f"{text[:150]}…"
+    return shorten(repr(value) if quoted else str(value), 150)
 
 
 def check(config: Config, document: Document) -> None:
@@ -151,7 +183,7 @@ def check(config: Config, document: Document) -> None:
             text = f"found {shortened(system['published'])}, expected one of {', '.join(reports)}"
             raise mistake(document, (*place, "published"), text)
         if "labels" in system and evidence.find(system["labels"]) is None:
-            text = f"there is no file {shortened(system['labels'])}"
+            text = f"{shortened(system['labels'])}: {evidence.problem(system['labels'])}"
             raise mistake(document, (*place, "labels"), text)
         if system["task"] == "features" and system["compared"] == "probabilities":
             raise mistake(document, place, "task features has no probabilities")
@@ -160,30 +192,31 @@ def check(config: Config, document: Document) -> None:
 
 
 def check_files(config: Config, document: Document) -> None:
-    """Raise ParityError if one of the user's files is missing.
+    """Raise ParityError if one of the user's files is missing or cannot be used.
 
     Snakemake would not report it if results of an earlier file exist.
     """
     for name, system in config["models"].items():
-        for key, files in (
-            *((key, _own_files(system, key)) for key in NETWORKS),
-            ("weights", weight_files(system)),
-            ("inputs", input_files(system)),
-        ):
-            for file in files:
-                if not Path(file).is_file():
-                    text = f"there is no file {shortened(file)}"
-                    raise mistake(document, ("models", name, key), text)
-
-
-def network_files(system: dict[str, Any]) -> list[str]:
-    """Return the user's own files that build the network and its port, if any."""
-    return list(dict.fromkeys(file for key in NETWORKS for file in _own_files(system, key)))
+        for key, files in FILES.items():
+            place = ("models", name, key)
+            try:
+                found = files(system)
+            except ParityError as error:  # a folder without an image
+                raise mistake(document, place, str(error)) from None
+            for file in found:
+                if problem := evidence.problem(file):
+                    text = f"{shortened(file)}: {problem}"
+                    raise mistake(document, place, text)
 
 
 def _own_files(system: dict[str, Any], key: str) -> list[str]:
     file = own_file(system[key]) if key in system else None
     return [str(file)] if file else []
+
+
+def network_files(system: dict[str, Any]) -> list[str]:
+    """Return the user's own files that build the network and its port, if any."""
+    return list(dict.fromkeys(file for key in NETWORKS for file in _own_files(system, key)))
 
 
 def weight_files(system: dict[str, Any]) -> list[str]:
@@ -195,6 +228,15 @@ def weight_files(system: dict[str, Any]) -> list[str]:
 def input_files(system: dict[str, Any]) -> list[str]:
     """Return the user's own images."""
     return images.files(system["inputs"])
+
+
+# The keys of a system that name files, except labels: this package has some. Networks come first,
+# because weights depend on them too.
+FILES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    **{key: partial(_own_files, key=key) for key in NETWORKS},
+    "weights": weight_files,
+    "inputs": input_files,
+}
 
 
 def label_files(system: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import sys
 from snakemake.utils import update_config
 
 from npu_parity import config as configuration
-from npu_parity.errors import ParityError
+from npu_parity.errors import ParityError, shorten
 
 # `python` in a rule is the Python that runs Snakemake. It imports the package beside the Snakefile.
 os.environ |= {
@@ -17,11 +17,17 @@ os.environ |= {
 }
 
 try:
+    if misread := [c for c in f"{{}}{os.pathsep}" if c in str(workflow.basedir)]:
+        raise ParityError(
+            f"{shorten(repr(str(workflow.basedir)), 150)}: found {misread[0]!r} in the path of this "
+            "project; Snakemake or Python would misread it: rename the folder"
+        )
     document = configuration.read("config.yaml")
     # What --config and --configfile say comes on top of the file.
     given, config = config, document.data
-    if given:
+    if given and isinstance(config, dict):
         update_config(config, given)
+        document.override(given)
     configuration.complete(config, document)
     configuration.check_files(config, document)
 except ParityError as error:

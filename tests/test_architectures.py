@@ -128,7 +128,7 @@ def test_own_file_is_looked_for_here_then_in_this_project(own, tmp_path, monkeyp
 def test_no_such_file(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = refusal(name)
-    assert "no Python file" in text and "path/to/file.py:FUNCTION" in text
+    assert "there is no" in text and "path/to/file.py:FUNCTION" in text
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_damaged_file(tmp_path, suffix, damage):
 
 def test_missing_file(tmp_path):
     assert "there is no such file" in refusal(read_file, tmp_path / "m.pth")
-    assert "there is no such file" in refusal(read_file, tmp_path)
+    assert "this is a folder, expected a file" in refusal(read_file, tmp_path)
 
 
 @pytest.mark.abuse("hostile weight files")

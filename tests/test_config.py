@@ -3,6 +3,7 @@
 import copy
 import re
 import sys
+from datetime import date
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from snakemake.utils import validate
 
 from npu_parity import config, evidence
 from npu_parity.errors import ParityError
+from npu_parity.evidence import document
 from npu_parity.evidence.files import PACKAGE
 from npu_parity.verdict import published
 
@@ -198,8 +200,8 @@ def test_defaults_are_not_shared(load):
         ({"reference": 3}, "reference: found 3, expected the device"),
         ({"reference": "gpu"}, "reference: found 'gpu', expected one of cpu, npu"),
         ({"reference": "npu"}, "devices.npu.numerics: the reference must compute in fp32"),
-        ({"models__net__labels": "no.txt"}, "models.net.labels: there is no file 'no.txt'"),
-        ({"models__net__labels": "data"}, "models.net.labels: there is no file 'data'"),
+        ({"models__net__labels": "no.txt"}, "models.net.labels: 'no.txt': there is no such file"),
+        ({"models__net__labels": "data"}, "models.net.labels: 'data': there is no such file"),
         ({"models__net__published": "nobody"}, "published: found 'nobody', expected one of bird"),
         ({"models__net__task": "digits"}, "models.net: task digits needs heads"),
         (
@@ -234,6 +236,15 @@ def test_a_mistake_has_a_line(tmp_path, monkeypatch):
         ("models.net.architecture", "a" * 5000 + ".py:f"),
         ("models.net.architecture", "a.py:f\n"),
         ("latency.samples", 10**15),
+        ("models.net.batch", 1.0),
+        ("models.net.batch", 10**17),
+        ("models.net.seeded", {"tensors": ["a"], "seed": 2**64}),
+        ("models.net.weights", [f"seed:{2**64}"]),
+        ("models.net.labels", "a\0b"),
+        ("models.net.inputs", ["skimage:\x1b[31m"]),
+        ("models.net.arguments", {"a": "\ud800"}),
+        ("models.net.heads", {"\u202e": 0}),
+        ("models.net." + "k" * 5000, 1),
     ],
 )
 def test_what_only_a_job_would_notice_is_refused_before(tmp_path, monkeypatch, path, value):
@@ -256,8 +267,26 @@ def test_what_only_a_job_would_notice_is_refused_before(tmp_path, monkeypatch, p
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(ParityError) as error:
         config.load()
-    assert str(error.value).startswith("config.yaml") and len(str(error.value)) < 300
-    assert len(str(error.value).splitlines()) == 1
+    text = str(error.value)
+    assert text.startswith("config.yaml") and len(text) < 300 and text.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({1: 2}, "found the key 1, expected text"),
+        ({"a": float("nan")}, "models.net.arguments.a: found nan, expected a finite number"),
+        ({"a": date(2024, 1, 2)}, "found datetime.date(2024, 1, 2) of type date"),
+        ({"a": {1}}, "found {1} of type set"),
+    ],
+)
+def test_what_snakemake_reads_by_itself_is_checked_too(load, value, words):
+    """From --config and --configfile, which YAML's own pitfalls reach."""
+    settings = load(SMALLEST)
+    settings["models"]["net"]["arguments"] = value
+    with pytest.raises(ParityError, match=r"^config\.yaml") as error:
+        config.complete(settings, document.read("config.yaml"))
+    assert words in str(error.value) and len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize("content", ["", "a list", "- a\n- list\n", "3"])

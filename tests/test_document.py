@@ -81,7 +81,7 @@ def test_plain_values_are_read_as_they_were_written(tmp_path_factory, value):
         ("a: 1\n---\nb: 2\n", "this is not YAML"),
         (b"a: \xff\xfe\n", "line 1: this is not UTF-8"),
         ("a: 1\n".encode("utf-16"), "this is not UTF-8"),
-        (b"a: \x00\n", "this is not YAML"),
+        (b"a: 1\nb: \x00\n", "line 2: this is not YAML (a control character)"),
         ("[" * 3000, "nested more than 50 levels deep"),
         ("{a: " * 100 + "1" + "}" * 100, "nested more than 50 levels deep"),
         ("a: " + "x" * 2_000_000, "expected at most 1000000"),
@@ -92,9 +92,19 @@ def test_what_is_refused(refusal, content, words):
     assert words in refusal(content)
 
 
+def test_a_value_of_the_command_line_has_no_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("a: {b: 1, c: [2]}\nd: 3\n")
+    found = document.read("a.yaml")
+    found.override({"a": {"c": [4, 5]}})
+    places = (("a", "b"), ("a", "c"), ("a", "c", 0), ("d",))
+    given = "a.yaml with --config or --configfile"
+    assert [*map(found.where, places)] == ["a.yaml, line 1", given, given, "a.yaml, line 2"]
+
+
 def test_aliases_do_not_multiply_without_end(refusal):
     levels = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 10)]
-    assert "more than 100000 values" in refusal("\n".join(["l0: &l0 [1, 2]", *levels]))
+    assert "more than 50000 values" in refusal("\n".join(["l0: &l0 [1, 2]", *levels]))
 
 
 @pytest.mark.parametrize("place", ["away.yaml", "folder"])

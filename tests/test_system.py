@@ -240,7 +240,7 @@ def test_prints_digits(program):
         ({"system": "unmade"}, "results/unmade/weights.json is missing: run `snakemake"),
         ({"image": "none.png"}, "input none.png: there is no such file"),
         ({"image": "text.jpg"}, "input text.jpg: not a readable image"),
-        ({"image": "."}, "input .: not a readable image"),
+        ({"image": "."}, "input .: this is a folder, expected a file"),
         ({"config": "none.yaml"}, "none.yaml is missing"),
         ({"config": "a.png"}, "a.png, line 1: this is not UTF-8"),
     ],

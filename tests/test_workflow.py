@@ -375,7 +375,7 @@ def test_a_changed_seed_is_carried_out(project):
         ("models.photo.inputs", ["away.png"], "'away.png'"),
         ("models.photo.weights", ["path:away.safetensors"], "'away.safetensors'"),
         ("models.photo.architecture", "away.py:net", "'away.py'"),
-        ("models.photo.ported", "away.py:net", "models.photo.ported: there is no file 'away.py'"),
+        ("models.photo.ported", "away.py:net", "models.photo.ported: 'away.py': there is no such"),
     ],
 )
 def test_wrong_configuration(project, path, value, words):

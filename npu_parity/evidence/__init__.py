@@ -2,6 +2,7 @@
 
 from npu_parity.evidence.files import (
     find,
+    problem,
     read_array,
     read_bytes,
     read_inputs,
@@ -19,6 +20,7 @@ from npu_parity.evidence.manifest import sha256
 
 __all__ = [
     "find",
+    "problem",
     "read_array",
     "read_bytes",
     "read_inputs",

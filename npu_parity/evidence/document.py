@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
-from npu_parity.errors import ParityError, first_line
+from npu_parity.errors import ParityError, first_line, shorten
 
 LARGEST = 1_000_000  # bytes
 DEEPEST = 50  # levels
-MOST = 100_000  # values: an alias may repeat a large part of the file
+MOST = 50_000  # values: an alias may repeat a large part of the file
+OVERRIDDEN = "with --config or --configfile"
 
 Place = tuple[str | int, ...]
 
@@ -28,19 +29,36 @@ class Document:
     Attributes:
         path: the file.
         data: mappings, lists, text, numbers, true, false and null.
-        lines: the line of every key and list item, by its place, such as ``("models", "svhn")``.
+        lines: the line of every key and list item, by its place, such as ``("models", "svhn")``;
+            None if the command line gives another value.
     """
 
     path: Path
     data: Any
-    lines: dict[Place, int] = field(repr=False)
+    lines: dict[Place, int | None] = field(repr=False)
 
     def where(self, place: Place) -> str:
         """Return the file, and the line of a place or of the nearest one around it."""
         for end in range(len(place), 0, -1):
             if place[:end] in self.lines:
-                return f"{self.path}, line {self.lines[place[:end]]}"
+                line = self.lines[place[:end]]
+                return f"{self.path}, line {line}" if line else f"{self.path} {OVERRIDDEN}"
         return str(self.path)
+
+    def override(self, given: Any, place: Place = ()) -> None:
+        """Note the values that the command line gives instead of the file's.
+
+        Args:
+            given: what ``--config`` and ``--configfile`` say.
+            place: where they say it.
+        """
+        if isinstance(given, dict):
+            for key, value in given.items():
+                self.override(value, (*place, key))
+        else:
+            for inner in [known for known in self.lines if known[: len(place)] == place]:
+                del self.lines[inner]
+            self.lines[place] = None
 
 
 def read(path: str | Path) -> Document:
@@ -51,18 +69,35 @@ def read(path: str | Path) -> Document:
             something other than `Document.data` lists.
     """
     path = Path(path)
-    lines: dict[Place, int] = {}
+    lines: dict[Place, int | None] = {}
+    text = _text(path)
     try:
-        root = yaml.compose(_text(path), Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         data = _Reader(path, lines).value(root, ()) if root else None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or first_line(error)
-        raise ParityError(f"{path}{line}: this is not YAML ({reason})") from None
+        raise _not_yaml(path, text, error) from None
+    except _TooMany:
+        raise ParityError(f"{path}: it holds more than {MOST} values") from None
     except RecursionError:
         raise _too_deep(path) from None
     return Document(path, data, lines)
+
+
+class _TooMany(Exception):
+    """The file holds more than `MOST` values."""
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that stops early, because it is slow."""
+
+    count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node, unless there are too many."""
+        self.count += 1
+        if self.count > MOST:
+            raise _TooMany
+        return super().compose_node(parent, index)
 
 
 def _text(path: Path) -> str:
@@ -83,6 +118,16 @@ def _text(path: Path) -> str:
         raise ParityError(text) from None
 
 
+def _not_yaml(path: Path, text: str, error: yaml.YAMLError) -> ParityError:
+    if isinstance(error, yaml.reader.ReaderError):  # the only one without a mark
+        number, reason = text.count("\n", 0, error.position), "a control character"
+    else:
+        mark = getattr(error, "problem_mark", None)
+        number = mark.line if mark else 0
+        reason = shorten(getattr(error, "problem", None) or first_line(error), 150)
+    return ParityError(f"{path}, line {number + 1}: this is not YAML ({reason})")
+
+
 def _too_deep(path: Path) -> ParityError:
     return ParityError(f"{path}: it is nested more than {DEEPEST} levels deep")
 
@@ -90,7 +135,7 @@ def _too_deep(path: Path) -> ParityError:
 class _Reader:
     """Turns nodes into values, and notes their lines."""
 
-    def __init__(self, path: Path, lines: dict[Place, int]):
+    def __init__(self, path: Path, lines: dict[Place, int | None]):
         self.path, self.lines, self.count = path, lines, 0
 
     def value(self, node: yaml.Node, place: Place) -> Any:
@@ -98,7 +143,7 @@ class _Reader:
         if len(place) > DEEPEST:
             raise _too_deep(self.path)
         if self.count > MOST:
-            raise ParityError(f"{self.path}: it holds more than {MOST} values")
+            raise _TooMany
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return dict(self._items(node, place))
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
@@ -151,12 +196,12 @@ class _Reader:
     def _error(self, node: yaml.Node, place: Place, problem: str) -> ParityError:
         where = dotted(place)
         line = f"{self.path}, line {node.start_mark.line + 1}"
-        return ParityError(": ".join(filter(None, [line, where, problem])))
+        return ParityError(shorten(": ".join(filter(None, [line, where, problem])), 290))
 
 
 def dotted(place: Place) -> str:
     """Return a place as people write it: ``models.svhn.inputs[0]``."""
-    parts = (f"[{p}]" if isinstance(p, int) else f".{_short(p)}" for p in place)
+    parts = (f"[{p}]" if isinstance(p, int) else f".{_short(str(p))}" for p in place)
     return "".join(parts).lstrip(".")
 
 
@@ -170,5 +215,4 @@ def _quote(text: str) -> str:
 
 def _short(text: str) -> str:
     """Return a text that fits a message."""
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    return shorten(text, 60)

@@ -181,7 +181,28 @@ def find(name: str | Path) -> Path | None:
     the folder beside the package (``models/svhn.py`` of a checkout).
     """
     places = (Path(name), PACKAGE / name, PACKAGE.parent / name)
-    return next((path for path in places if path.is_file()), None)
+    return next((path for path in places if os.path.isfile(path)), None)
+
+
+def problem(path: str | Path) -> str | None:
+    """Return why a file that the user names cannot be used; None if it can be.
+
+    Any text may be a path here. Only ordinary files can be used, because the content of a pipe or
+    of a device may never come, or never end.
+
+    >>> problem("none.png")
+    'there is no such file'
+    """
+    if os.path.isfile(path):  # unlike `Path.is_file`, false for a name that no file can have
+        readable = os.access(path, os.R_OK)
+        return None if readable else "permission denied"
+    if os.path.isdir(path):
+        return "this is a folder, expected a file"
+    if os.path.exists(path):
+        return "this is a pipe or a device, expected a file"
+    if os.path.islink(path):
+        return "this is a link that leads to no file"
+    return "there is no such file"
 
 
 def versions() -> dict[str, str]:

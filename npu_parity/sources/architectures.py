@@ -91,11 +91,13 @@ LIBRARIES: dict[str, Callable[[str], Callable[..., Any]]] = {
 
 def _own(file: str, function: str) -> Callable[..., Any]:
     path = own_file(f"{file}:{function}")
-    if path is None or not path.is_file() or path.suffix != ".py":
+    python = path is not None and path.suffix == ".py"
+    if problem := evidence.problem(path or file) if python else "there is no Python file":
         raise ParityError(
-            f"architecture {file}:{function}: there is no Python file {file!r}; expected "
+            f"{shorten(f'architecture {file}:{function}', 150)}: {problem}; expected "
             "timm:NAME, torchvision:NAME or path/to/file.py:FUNCTION"
         )
+    assert path is not None
     spec = importlib.util.spec_from_file_location(f"architecture_{path.stem}", path)
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)

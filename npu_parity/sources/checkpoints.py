@@ -44,8 +44,8 @@ def read_file(path: Path) -> State:
     The function loads a checkpoint with ``weights_only=True``. The state dict may be nested under
     ``state_dict`` or ``model``.
     """
-    if not path.is_file():
-        raise ParityError(f"weights {path}: there is no such file")
+    if problem := evidence.problem(path):
+        raise ParityError(f"weights {shorten(str(path), 150)}: {problem}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

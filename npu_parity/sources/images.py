@@ -7,6 +7,7 @@ the rest and yields the inputs.
 import hashlib
 import importlib.util
 import io
+import os
 import re
 import warnings
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from npu_parity import evidence
 from npu_parity.errors import ParityError, first_line, shorten
 
 PHOTOGRAPHS = {  # shipped by scikit-image; CC0 or public domain
@@ -76,7 +78,8 @@ class Photograph(Source):
         super().__init__(text, rest)
         if rest not in PHOTOGRAPHS:
             raise ParityError(
-                f"input {text}: found photograph {rest!r}, expected {', '.join(PHOTOGRAPHS)}"
+                f"input {shorten(text, 60)}: found photograph {shorten(repr(rest), 60)}, "
+                f"expected {', '.join(PHOTOGRAPHS)}"
             )
 
     def inputs(self, shape: Shape) -> Iterator[Input]:
@@ -92,7 +95,8 @@ class Generated(Source):
         super().__init__(text, rest)
         if not re.fullmatch("[1-9][0-9]{0,5}", rest):
             expected = "expected a number from 1 to 999999"
-            raise ParityError(f"input {text[:60]}: found {rest[:60]!r}, {expected}")
+            found = shorten(repr(rest), 60)
+            raise ParityError(f"input {shorten(text, 60)}: found {found}, {expected}")
 
     def inputs(self, shape: Shape) -> Iterator[Input]:
         """Yield COUNT inputs."""
@@ -138,12 +142,15 @@ class Files(Source):
         yield from (read_image(path, self.text) for path in self._paths())
 
     def _paths(self) -> list[Path]:
-        path = Path(self.rest)
-        if not path.is_dir():
+        path, name = Path(self.rest), shorten(self.text, 150)
+        if not os.path.isdir(path):  # unlike `Path.is_dir`, false for a name that no file can have
             return [path]
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        try:
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        except OSError as error:
+            raise ParityError(f"input {name}: {error.strerror}") from None
         if not found:
-            raise ParityError(f"input {self.text}: the folder has no image (.jpg, .png, …)")
+            raise ParityError(f"input {name}: the folder has no image (.jpg, .png, …)")
         return found
 
 
@@ -188,9 +195,8 @@ def files(sources: list[str]) -> list[str]:
 
 def read_image(path: Path, source: str | None = None) -> Input:
     """Return an image file as RGB; ParityError if it is missing or not a readable image."""
-    if not path.is_file():  # reading a pipe or a device may never end
-        found = "is no file" if path.exists() else "there is no such file"
-        raise ParityError(f"input {path}: {found}")
+    if problem := evidence.problem(path):
+        raise ParityError(f"input {shorten(str(path), 150)}: {problem}")
     try:
         content = path.read_bytes()
         with warnings.catch_warnings():
@@ -201,8 +207,8 @@ def read_image(path: Path, source: str | None = None) -> Input:
                 data = image.convert("RGB")
     except Exception as error:  # the decoders raise many kinds of errors for a damaged file
         raise ParityError(
-            f"input {path}: not a readable image ({shorten(first_line(error), 100)}); expected "
-            "JPEG, PNG or a similar format"
+            f"input {shorten(str(path), 100)}: not a readable image "
+            f"({shorten(first_line(error), 100)}); expected JPEG, PNG or a similar format"
         ) from None
     return Input(path.name, source or str(path), hashlib.sha256(content).hexdigest(), data)
 

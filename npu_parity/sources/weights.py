@@ -17,7 +17,7 @@ import numpy as np
 
 from npu_parity import evidence
 from npu_parity.backends import environment
-from npu_parity.errors import ParityError, Unavailable
+from npu_parity.errors import ParityError, Unavailable, shorten
 from npu_parity.sources import architectures, hubs, images
 
 if TYPE_CHECKING:  # planning a run parses sources, and importing torch takes seconds
@@ -83,7 +83,8 @@ class Source(ABC):
     def malformed(cls, kind: str, rest: str) -> ParityError:
         """Return the error for a source in a wrong form."""
         return ParityError(
-            f"weights source {f'{kind}:{rest}'!r}: expected {kind}:{cls.form}, with or without "
+            f"weights source {shorten(repr(f'{kind}:{rest}'), 100)}: expected {kind}:{cls.form}, "
+            "with or without "
             "#sha256=64 hexadecimal digits"
         )
 
@@ -201,8 +202,9 @@ class Seed(Source):
     form = "WHOLE_NUMBER"
 
     def fits(self) -> bool:
-        """Return whether `rest` is a whole number without a pin."""
-        return re.fullmatch(r"[0-9]{1,20}", self.rest) is not None and self.pin is None
+        """Return whether `rest` is a whole number below 2^64 without a pin."""
+        number = re.fullmatch("[0-9]{1,20}", self.rest) and self.pin is None
+        return bool(number) and int(self.rest) < 2**64
 
     def obtain(
         self, wanted: Wanted, unreachable: Mapping[str, str]
@@ -281,7 +283,8 @@ def parse(source: str) -> Source:
     kind, separator, rest = source.partition(":")
     if not separator or kind not in KINDS:
         kinds = ", ".join(f"{name}:" for name in KINDS)
-        raise ParityError(f"weights source {source!r}: expected one of {kinds}")
+        found = shorten(repr(source), 100)
+        raise ParityError(f"weights source {found}: expected one of {kinds}")
     named = PIN.fullmatch(rest)
     if named is None:
         raise KINDS[kind].malformed(kind, rest)
