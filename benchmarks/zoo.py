@@ -183,8 +183,8 @@ def document(rows: pd.DataFrame) -> str:
             [
                 "# The zoo: a port that is right, for every architecture",
                 "Made by `make zoo-check` from [`zoo.csv`](../benchmarks/zoo.csv). Do not edit it.",
-                f"{rows.network.nunique()} networks: the smallest of every timm module and of every "
-                "torchvision family, with seeded weights, compared with themselves.",
+                f"{rows.network.nunique()} networks: the smallest of every timm module and of "
+                "every torchvision family, with seeded weights, compared with themselves.",
                 counts.to_markdown(),
                 "Median cost of a check, in plain passes over both inputs: "
                 + ", ".join(f"{kind} {value:.0f}" for kind, value in cost.items())

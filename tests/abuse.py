@@ -1,6 +1,10 @@
 """How many cases of hostile input: few in every test run, all in `make abuse`."""
 
 import os
+import re
+
+# A row of docs/reliability-totals.md: the kind, the cases, those with the right outcome.
+ROW = re.compile(r"^\| ([a-z][\w ]+?) +\| +([\d,]+) \| +([\d,]+) \|$", re.MULTILINE)
 
 
 def many(few, all):

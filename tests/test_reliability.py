@@ -3,14 +3,13 @@
 import re
 
 import pytest
+from abuse import ROW
 from project import ROOT
 
 PAGE = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
 COUNTS = {
     kind: (int(cases.replace(",", "")), int(right.replace(",", "")))
-    for kind, cases, right in re.findall(
-        r"^\| ([a-z][\w ]+?) +\| +([\d,]+) \| +([\d,]+) \|$", PAGE, re.M
-    )
+    for kind, cases, right in ROW.findall(PAGE)
 }
 
 

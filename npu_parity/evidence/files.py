@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import tokenize
 from collections.abc import Callable
