@@ -4,7 +4,7 @@ import os
 import re
 
 # A row of docs/reliability-totals.md: the kind, the cases, those with the right outcome.
-ROW = re.compile(r"^\| ([a-z][\w ]+?) +\| +([\d,]+) \| +([\d,]+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| ([a-z][^|]+?) +\| +([\d,]+) \| +([\d,]+) \|$", re.MULTILINE)
 
 
 def many(few, all):
