@@ -61,7 +61,7 @@ zoo-check: .venv/.ready
 
 # All hostile input: 1,000 configurations, 30 kills and more. Half an hour; docs/reliability.md.
 abuse: .venv/.ready
-	ABUSE=docs/reliability-totals.md pytest -m abuse -n 2 --dist loadfile
+	ABUSE=docs/reliability-totals.md pytest -m abuse -n 2 --dist worksteal
 	python scripts/readme.py docs/reliability.md
 
 clean:

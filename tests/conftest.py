@@ -41,7 +41,7 @@ def pytest_terminal_summary(terminalreporter):
     cases, right = Counter(), Counter()
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, ()):
-            about = dict(report.user_properties)
+            about = dict(getattr(report, "user_properties", ()))  # none if it is no test
             if "abuse" in about:
                 number = about.get("cases", 1)
                 cases[about["abuse"]] += number
