@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
 
+from npu_parity.backends import network
 from npu_parity.errors import ParityError
 from npu_parity.numerics.emulation import is_composite
 from npu_parity.verdict import settings
@@ -41,6 +42,11 @@ ROUNDINGS = Threshold(
 PERTURBATIONS = 3  # each with its own seed; the largest change counts
 RANDOM_INPUTS = 2  # of the scale of the inputs
 U = 2.0**-24  # unit roundoff of float32
+# A result inside a port agrees within the first of these times what rounding changes, and certainly
+# differs beyond the second. They only find places.
+_AGREES, _DIFFERS = ROUNDINGS, 2 * ROUNDINGS
+# A result of the port that is farther away belongs to another operator.
+_UNRELATED = 1e5
 
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _CHECKS = ("_assert", "_record_function", "sym_constrain")
@@ -52,7 +58,7 @@ class Comparison:
     """The result of `compare`.
 
     Attributes:
-        same: None if the port cannot be run in float64.
+        same: None if a network cannot be run in float64.
         reasons: why not; each is one readable line, the most important first.
         conflicts: settings of operators that differ, although the operators have the same operands.
     """
@@ -95,39 +101,36 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Comparison
         reference, ported: networks on the CPU; neither is changed.
         inputs: arguments of both networks. The first dimension of tensors counts the inputs.
 
-    Raises:
-        ParityError: the reference fails in float64.
     """
     samples = [*_samples(inputs), *_random(inputs)]
-    exact = _in_float64(reference)
-    expected, points, ends = _runs(exact, samples)
     try:
-        found, theirs, their_ends = _runs(_in_float64(ported), samples)
-        narrow = next((t for o in found for t in o if t.dtype in _WIDER), None)
-        if narrow is not None and not any(t.dtype in _WIDER for o in expected for t in o):
-            raise ParityError(f"it returns {narrow.dtype} where it should return torch.float64")
-    except (ParityError, RuntimeError) as error:
-        return Comparison(None, (f"the port cannot be run in float64: {error}",))
-    if kinds := _shapes(expected, found):
+        exact = _in_float64(reference)
+        own = _run(exact, samples)
+        theirs = _run(_in_float64(ported), samples)
+        if own.fed and not theirs.fed:
+            raise ParityError("the port computes its outputs outside of torch")
+    except ParityError as error:
+        return Comparison(None, (f"not compared in float64: {error}",))
+    if kinds := _shapes(own.outputs, theirs.outputs):
         return Comparison(False, (kinds,))
     some = [*range(min(RANDOM_INPUTS, len(samples) - RANDOM_INPUTS)), *range(-RANDOM_INPUTS, 0)]
-    own = [expected[i] for i in some]
+    unmoved = [own.outputs[i] for i in some]
     changes, moved = [], []
     for seed in range(PERTURBATIONS):
         _perturb(exact, reference, seed)
-        outputs, perturbed, _ = _runs(exact, [samples[i] for i in some])
-        if _shapes(own, outputs):
+        run = _run(exact, [samples[i] for i in some])
+        if _shapes(unmoved, run.outputs):
             why = "the shape of the reference's outputs depends on the rounding of its weights"
             return Comparison(None, (why,))
-        changes.append(_relative(own, outputs))
-        moved.append(perturbed)
-    share = _share(_relative(expected, found), changes)
-    sight = _Sight(points, theirs, moved)
+        changes.append(_relative(unmoved, run.outputs))
+        moved.append(run.points)
+    share = _share(_relative(own.outputs, theirs.outputs), changes)
+    sight = _Sight(own.points, theirs.points, moved)
     conflicts = tuple(sight.conflicts())
     if share <= 1:
         return Comparison(True, (), conflicts)
     words = f"in float64, the outputs differ by {share:.3g} times what rounded weights explain"
-    return Comparison(False, (f"{words}: {sight.place(ends, their_ends)}",), conflicts)
+    return Comparison(False, (f"{words}: {sight.place(own.ends, theirs.ends)}",), conflicts)
 
 
 # --- Inputs and copies
@@ -168,7 +171,7 @@ def _wide(t: Tensor) -> Tensor:
 
 
 def _in_float64(model: nn.Module) -> nn.Module:
-    with warnings.catch_warnings():
+    with network.guarded(f"copy of {network.named(model)}"):
         warnings.simplefilter("ignore")  # a scripted network's tensors are no leaves
         return copy.deepcopy(model).double()
 
@@ -187,23 +190,37 @@ def _perturb(exact: nn.Module, reference: nn.Module, seed: int) -> None:
 # --- Runs in float64
 
 
-def _runs(
-    model: nn.Module, samples: Sequence[tuple[Any, ...]]
-) -> tuple[list[list[Tensor]], list[_Point], set[int]]:
-    """Return the outputs for each sample; the points of the first, and those of its outputs."""
-    outputs = []
+@dataclass(frozen=True)
+class _Run:
+    """The runs of a network on several inputs.
+
+    Attributes:
+        outputs: the tensors of each output.
+        points: what the network executed on the first input.
+        ends: the points that computed the outputs.
+        fed: whether an output depends on the input.
+    """
+
+    outputs: list[list[Tensor]]
+    points: list[_Point]
+    ends: set[int]
+    fed: bool
+
+
+def _run(model: nn.Module, samples: Sequence[tuple[Any, ...]]) -> _Run:
+    runs = []
     for i, sample in enumerate(samples):
         inputs = tree_map_only(Tensor, Tensor.clone, sample)
         with observed(model, *inputs) as path, _default_float64(), _seeded():
-            mode = _Float64(path, noting=not i)
+            mode = _Float64(path, inputs, noting=not i)
             with mode:
                 result = tensors(model(*inputs))
-        if not i:
-            first, ends = mode.points, {s for t in result if (s := mode.source(t)) is not None}
-        outputs.append([t.detach().clone() for t in result])
-    if not outputs[0]:
-        raise ParityError("it returns no tensor")
-    return outputs, first, ends
+        if not result:
+            raise ParityError(f"{network.named(model)} returns no tensor")
+        ends = {s for t in result if (s := mode.source(t)) is not None}
+        fed = any(mode.fed(t) for t in result)
+        runs.append(_Run([[t.detach().clone() for t in result]], mode.points, ends, fed))
+    return replace(runs[0], outputs=[run.outputs[0] for run in runs])
 
 
 @contextmanager
@@ -230,16 +247,21 @@ class _Float64(TorchDispatchMode):
     Memory that nothing was written to is NaN.
     """
 
-    def __init__(self, path: list[str], noting: bool):
+    def __init__(self, path: list[str], inputs: tuple[Any, ...], noting: bool):
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
         self.points: list[_Point] = []
         self._path, self._noting = path, noting
         self._wide: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
         self._made: dict[int, int] = {}  # memory -> the point that wrote to it last
+        self._fed = {_memory(t) for t in tensors(inputs)}
 
     def source(self, tensor: Tensor) -> int | None:
         """Return the point that computed a tensor; None if none did."""
-        return self._made.get(tensor.untyped_storage().data_ptr())
+        return self._made.get(_memory(tensor))
+
+    def fed(self, tensor: Tensor) -> bool:
+        """Return whether a tensor depends on the inputs."""
+        return _memory(tensor) in self._fed
 
     def __torch_dispatch__(
         self,
@@ -256,11 +278,15 @@ class _Float64(TorchDispatchMode):
                 return func.decompose(*args, **kwargs or {})
         args, kwargs = tree_map(self._widened, (args, kwargs or {}))
         noted = self._noting and not func.is_view and name not in ALLOCATIONS
-        operands = [(_print(t), self.source(t)) for t in tensors((args, kwargs))] if noted else []
+        used = tensors((args, kwargs)) if noted else []
+        operands = [(_print(t), self.source(t)) for t in used]
+        fed = any(self.fed(t) for t in used)
         result = func(*args, **kwargs)
         if name in ALLOCATIONS and result.dtype.is_floating_point:
             result.fill_(math.nan)
         if noted:
+            memory = {_memory(t) for t in tensors(result)}
+            self._fed = self._fed | memory if fed else self._fed - memory
             self._note(func, args, kwargs, operands, tensors(result))
         return result
 
@@ -291,11 +317,15 @@ class _Float64(TorchDispatchMode):
         scalars = {n: v for n, v in normal.items() if not tensors(v)}
         index = len(self.points)
         for t in results:
-            self._made[t.untyped_storage().data_ptr()] = index
+            self._made[_memory(t)] = index
         sources = frozenset(i for _, i in operands if i is not None)
         prints = [p for p, _ in operands]
         made = [_print(t) for t in results]
         self.points.append(_Point(self._path[-1], name, scalars, prints, made, sources))
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 # --- Outputs
@@ -395,7 +425,13 @@ class _Sight:
         self.own, self.theirs = own, theirs
         self._prints = _firsts(own)
         changes = [np.abs(_firsts(run) - self._prints)[:, 1:] for run in moved]
-        self._within = np.maximum(np.max(changes, axis=0), U * _scale(self._prints))
+        scale = _scale(self._prints)
+        within = np.maximum(np.max(changes, axis=0), U * scale)
+        # By chance, a number may change little. A mean of n changes as little as 1/sqrt(n).
+        count = np.maximum(self._prints[:, :1], 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            largest = np.nan_to_num(within / scale).max(axis=1, keepdims=True)
+        self._within = np.maximum(within, largest * scale / np.sqrt(count))
 
     def conflicts(self) -> Iterator[str]:
         """Yield settings that differ between operators of one name with the same operands."""
@@ -426,7 +462,7 @@ class _Sight:
             return False
         scales = _scale(self._prints)
         shares = [(self._within[k] / scales[k]).max() for k in a.sources if scales[k].all()]
-        within = ROUNDINGS * max(shares, default=U)
+        within = _DIFFERS * max(shares, default=U)
         x, y = np.array(a.operands), np.array(b.operands)
         return bool((np.abs(x - y)[:, 1:] <= within * _scale(x)).all())
 
@@ -437,16 +473,15 @@ class _Sight:
         and the outputs.
         """
         gaps = self._gaps()
-        for within in (ROUNDINGS, 2.0, 1.0):
-            agree = gaps <= within
-            wrong = _backwards(self.own, ends, np.any(agree, axis=1))
-            if wrong:
-                break
-        else:
+        own = gaps.min(axis=1, initial=math.inf)
+        wrong = _backwards(self.own, ends, own)
+        wrong_theirs = _backwards(self.theirs, their_ends, gaps.min(axis=0, initial=math.inf))
+        if not wrong:
             where = f"after {self.own[max(ends)]}" if ends else "at the top level"
             return f"the port has all results of the reference, the difference comes {where}"
         first = wrong[0]
-        last = self._merged(wrong, _backwards(self.theirs, their_ends, np.any(agree, axis=0)))
+        certain = next((i for i in wrong if own[i] > _DIFFERS), first)
+        last = max(certain, self._merged(wrong, wrong_theirs))
         before = max(self.own[first].sources, default=None)
         agrees = f"results agree up to {self.own[before]}, " if before is not None else ""
         span = f"between {self.own[first]} and {self.own[last]}"
@@ -481,13 +516,18 @@ class _Sight:
         return wrong[0]
 
 
-def _backwards(points: list[_Point], ends: set[int], agrees: NDArray[np.bool_]) -> list[int]:
-    """Return, in order, the points that lead to the outputs without any result that agrees."""
+def _backwards(points: list[_Point], ends: set[int], gaps: _Prints) -> list[int]:
+    """Return the points that lead to the largest gap without one that agrees.
+
+    A fault may be hidden again before the outputs. Then its largest gap replaces the outputs.
+    """
+    rest = [i for i in ends if gaps[i] > _DIFFERS]
+    if not rest and len(points):
+        rest = [int(np.where(gaps < _UNRELATED, gaps, 0).argmax())]
     wrong: set[int] = set()
-    rest = list(ends)
     while rest:
         i = rest.pop()
-        if i not in wrong and not agrees[i]:
+        if i not in wrong and gaps[i] > _AGREES:
             wrong.add(i)
             rest += points[i].sources
     return sorted(wrong)

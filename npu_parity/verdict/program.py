@@ -7,7 +7,7 @@ tensors through the same operators. Another program may compute the same functio
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import chain
 from typing import Any
@@ -87,25 +87,33 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Program:
     if expected and not found:
         return Program(None, "", ("the ported network runs no operator of torch",))
     compared = _Comparison(expected, found, _state(reference))
-    told = structure.keys() | values.keys()
-    operators = [d for d in compared.differences() if d.about not in told]
+    exact = compared.aligned
+    operators = [
+        d
+        for d in compared.differences()
+        if d.about not in values and (d.decides or d.about not in structure)
+    ]
     about = {d.about for d in operators}
-    layers = [s for a, s in _settings(reference, ported) if a not in about]
+    layers = [s for a, s in _settings(reference, ported, exact) if a not in about]
     sentences = [*first, *(d.sentence for d in operators), *layers, *values.values()]
     if not sentences:
         return Program(True, "same program")
-    decided = [*modes, *layers, *_narrow(expected, found)]
-    if compared.aligned:
-        decided += [*values.values(), *(d.sentence for d in operators if d.decides)]
+    decided = [
+        *modes,
+        *_narrow(expected, found),
+        *(d.sentence for d in operators if exact and d.decides),
+        *layers,
+        *(values.values() if exact else ()),
+    ]
     if decided:
-        return Program(False, "", tuple(dict.fromkeys([*sentences, *decided])))
+        return Program(False, "", tuple(dict.fromkeys([*decided, *sentences])))
     result = function.compare(reference, ported, *inputs)
     if result.conflicts:
         return Program(False, "", tuple(dict.fromkeys([*result.conflicts, *sentences])))
     if result.same:
         return Program(True, "same function", tuple(_summary(operators, structure, values)))
     # An operator or an operand that was exchanged is a better place than results before and after.
-    exchanged = compared.aligned or (len(operators) == 1 and not first)
+    exchanged = exact or (len(operators) == 1 and not first)
     if result.same is None or not exchanged:
         sentences = [*result.reasons, *sentences]
     return Program(result.same, "", tuple(sentences))
@@ -230,11 +238,17 @@ def _modes(reference: nn.Module, ported: nn.Module) -> Found:
         yield (path, "training"), f"{what}, {_place(path)}"
 
 
-def _settings(reference: nn.Module, ported: nn.Module) -> Found:
-    """Report settings (`__constants__`) that differ between layers of the same path."""
+def _settings(reference: nn.Module, ported: nn.Module, convolutions: bool) -> Found:
+    """Report settings (`__constants__`) that differ between layers of the same path.
+
+    Args:
+        convolutions: whether to look at convolutions. A port may pad, merge or stride apart.
+    """
     expected = dict(reference.named_modules())
     for path, module in ported.named_modules():
         other = expected.get(path)
+        if isinstance(module, nn.modules.conv._ConvNd) and not convolutions:
+            continue
         declared = {*getattr(module, "__constants__", ()), *getattr(other, "__constants__", ())}
         for name in sorted(declared - _IDLE_SETTINGS):
             if not (hasattr(other, name) and hasattr(module, name)):
@@ -401,7 +415,10 @@ class _Comparison:
         pairs: list[tuple[_Step, _Step]] = []
         for tag, i, i_end, j, j_end in self._blocks:
             wanted, had = self._expected[i:i_end], self._found[j:j_end]
-            both = list(zip(wanted, had, strict=False))
+            both = [  # a graph has no paths
+                (w, replace(h, module=h.module or w.module))
+                for w, h in zip(wanted, had, strict=False)
+            ]
             if tag == "equal":
                 pairs += both
                 continue
