@@ -44,7 +44,7 @@ RANDOM_INPUTS = 2  # of the scale of the inputs
 U = 2.0**-24  # unit roundoff of float32
 # A result inside a port agrees within the first of these times what rounding changes, and certainly
 # differs beyond the second. They only find places.
-_AGREES, _DIFFERS = ROUNDINGS, 2 * ROUNDINGS
+_AGREES, _DIFFERS = 4.0, 8.0
 # A result of the port that is farther away belongs to another operator.
 _UNRELATED = 1e5
 
