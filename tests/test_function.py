@@ -401,6 +401,22 @@ def test_each_output_counts_for_itself():
     assert compare(Heads().eval(), Heads(column=0.1).eval(), inputs).same is False
 
 
+def test_what_is_not_finite_allows_nothing():
+    class Overflow(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.weight, self.value = nn.Parameter(torch.ones(1)), value
+
+        def forward(self, x):
+            return torch.stack([x.sum(1) * self.weight, x.sum(1) + self.value])
+
+    good = Overflow(torch.inf)
+    for value in (1.0, torch.nan, -torch.inf):
+        result = function.compare(good, Overflow(value), TOKENS[:, 0])
+        assert result.same is False, value
+        assert function.compare(Overflow(value), Overflow(value), TOKENS[:, 0]).same
+
+
 def test_program_is_stored_and_read_again():
     program = Program(True, "same function", ("mm where the reference has addmm, at head",))
     assert Program.from_dict(json.loads(json.dumps(program.to_dict()))) == program
