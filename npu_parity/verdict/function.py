@@ -112,8 +112,6 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Comparison
             raise ParityError("the port computes its outputs outside of torch")
     except ParityError as error:
         return Comparison(None, (f"not compared in float64: {error}",))
-    if kinds := _shapes(own.outputs, theirs.outputs):
-        return Comparison(False, (kinds,))
     some = [*range(min(RANDOM_INPUTS, len(samples) - RANDOM_INPUTS)), *range(-RANDOM_INPUTS, 0)]
     unmoved = [own.outputs[i] for i in some]
     changes, moved = [], []
@@ -125,13 +123,16 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Comparison
             return Comparison(None, (why,))
         changes.append(_relative(unmoved, run.outputs))
         moved.append(run.points)
-    share = _share(_relative(own.outputs, theirs.outputs), changes)
     sight = _Sight(own.points, theirs.points, moved)
     conflicts = tuple(sight.conflicts())
-    if share <= 1:
-        return Comparison(True, (), conflicts)
-    words = f"in float64, the outputs differ by {share:.3g} times what rounded weights explain"
-    return Comparison(False, (f"{words}: {sight.place(own.ends, theirs.ends)}",), conflicts)
+    found = _shapes(own.outputs, theirs.outputs)
+    if not found:
+        share = _share(_relative(own.outputs, theirs.outputs), changes)
+        if share <= 1:
+            return Comparison(True, (), conflicts)
+        found = f"outputs differ by {share:.3g} times what rounded weights explain"
+    place = sight.place(own.ends, theirs.ends)
+    return Comparison(False, (f"in float64, {found}: {place}",), conflicts)
 
 
 # --- Inputs and copies
@@ -218,6 +219,8 @@ def _run(model: nn.Module, samples: Sequence[tuple[Any, ...]]) -> _Run:
                 result = tensors(model(*inputs))
         if not result:
             raise ParityError(f"{network.named(model)} returns no tensor")
+        if any(t.layout != torch.strided or t.is_nested or t.is_quantized for t in result):
+            raise ParityError(f"{network.named(model)} returns a tensor that is not dense")
         ends = {s for t in result if (s := mode.source(t)) is not None}
         fed = any(mode.fed(t) for t in result)
         runs.append(_Run([[t.detach().clone() for t in result]], mode.points, ends, fed))

@@ -320,6 +320,8 @@ def _hands_on(call: Call) -> bool:
     if settings.name(call.func) not in _MAY_HAND_ON or not isinstance(call.result, Tensor):
         return False
     before, after = call.arguments["self"], call.result
+    if after.device.type != "cpu" or after.layout != torch.strided:
+        return False
     return _kind(before) == _kind(after) and torch.equal(before, after)
 
 
