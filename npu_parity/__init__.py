@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time, see `__getattr_
     from npu_parity.numerics.rounding import round_to
     from npu_parity.sources.weights import Wanted, obtain
     from npu_parity.system import load
+    from npu_parity.verdict.answers import Program
     from npu_parity.verdict.judge import Case, judge
     from npu_parity.verdict.questions import Runs
     from npu_parity.verdict.recording import record
@@ -28,6 +29,7 @@ _HOMES = {
     "load": "system",
     "judge": "verdict.judge",
     "Case": "verdict.judge",
+    "Program": "verdict.answers",
     "Runs": "verdict.questions",
     "Device": "backends.device",
     "Numerics": "numerics.formats",
@@ -50,6 +52,7 @@ __all__ = [
     "Numerics",
     "Original",
     "ParityError",
+    "Program",
     "Runs",
     "Wanted",
     "check_port",

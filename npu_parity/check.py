@@ -24,14 +24,14 @@ from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import FORMATS, PRESETS, Numerics, candidate, expect
 from npu_parity.numerics.probing import probe
 from npu_parity.verdict import metrics
-from npu_parity.verdict.answers import Answer, Verdict
+from npu_parity.verdict.answers import NOT_ASKED, Answer, Program, Verdict
 from npu_parity.verdict.divergence import Step, divergence, first_beyond
 from npu_parity.verdict.envelope import ENVELOPE
 from npu_parity.verdict.judge import Case, Judgement, judge
 from npu_parity.verdict.kernels import check_operators, execute
 from npu_parity.verdict.operators import OperatorResult
-from npu_parity.verdict.program import differences
-from npu_parity.verdict.questions import Repeated, Runs, alike, distances
+from npu_parity.verdict.program import compare
+from npu_parity.verdict.questions import INPUTS, Repeated, Runs, alike, distances
 from npu_parity.verdict.recording import Call, record
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -231,19 +231,17 @@ class Original:
         """Return the result of probing the device; None if question 2 is not asked."""
         return probe(device=target) if 2 in self.asked else None
 
-    def differences(
-        self, ported: nn.Module, ported_inputs: NDArray[Any] | None = None
-    ) -> list[str] | None:
-        """Return the findings of question 1, the most important first.
-
-        The result is None if the backend cannot answer question 1.
-        """
+    def program(self, ported: nn.Module, ported_inputs: NDArray[Any] | None = None) -> Program:
+        """Return the evidence for question 1."""
         if 1 not in self.asked:
-            return None
+            return NOT_ASKED
         theirs = self.inputs if ported_inputs is None else ported_inputs
-        findings = _inputs_differ(self.inputs, theirs)
+        wrong, note = _inputs_differ(self.inputs, theirs)
         with network.guarded(network.named(ported)):
-            return findings + differences(self.reference, ported, _tensor(self.inputs[:1]))
+            found = compare(self.reference, ported, _tensor(self.inputs))
+        if wrong:
+            return Program(False, "", (*wrong, *(() if found.same else found.differences)))
+        return replace(found, differences=(*found.differences, *note))
 
     def follow(
         self,
@@ -290,7 +288,7 @@ class Original:
         network.expect_ready(ported)
         name = network.named(ported)
         runs = self.runs  # outputs that cannot be compared are an error before anything runs long
-        differences = self.differences(ported, theirs)
+        program = self.program(ported, theirs)
         hosted, notes = self._hosted(ported, theirs, within)
         with network.guarded(name), self._target(within).configured() as target, within():
             ported = ported.to(target)
@@ -305,7 +303,7 @@ class Original:
                 self.names,
                 self.task,
                 self.pretrained,
-                differences,
+                program,
                 operators,
                 probed,
                 distances(measured, self.predictions),
@@ -403,14 +401,17 @@ def _device(device: str | Device, numerics: str | Mapping[str, str] | Numerics |
     return Device(device, numerics)
 
 
-def _inputs_differ(own: np.ndarray, theirs: np.ndarray) -> list[str]:
+def _inputs_differ(own: np.ndarray, theirs: np.ndarray) -> tuple[list[str], list[str]]:
+    """Return findings, and notes about differences that rounding explains."""
     if own.shape != theirs.shape:
-        return [f"inputs have shape {theirs.shape} where the reference has {own.shape}"]
+        return [f"inputs have shape {theirs.shape} where the reference has {own.shape}"], []
     digests = [hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in (own, theirs)]
     if digests[0] == digests[1]:
-        return []
+        return [], []
     largest = np.abs(own.astype(np.float64) - theirs).max()
-    return [f"inputs differ by up to {largest:.3g}: preprocessing is not the same"]
+    if largest <= INPUTS * np.finfo(np.float32).eps * np.abs(own).max():
+        return [], [f"inputs differ by up to {largest:.3g}, as rounding makes them"]
+    return [f"inputs differ by up to {largest:.3g}: preprocessing is not the same"], []
 
 
 def _array(inputs: np.ndarray | torch.Tensor) -> np.ndarray:

@@ -25,14 +25,14 @@ def main(
     used = device.use_threads(threads)
     array = evidence.read_inputs(inputs)
     original = Original(checkpoints.load(weights_folder), array, device)
-    differences = original.differences(checkpoints.load(weights_folder, ported or None))
+    program = original.program(checkpoints.load(weights_folder, ported or None))
     operators = original.operators
     frame = pd.DataFrame([r.row() for r in operators or ()], columns=COLUMNS)
     evidence.write_text(output / "operators.csv", frame.to_csv(index=False))
     evidence.write_sidecar(
         output / "program.json",
         {
-            "differences": differences,
+            **program.to_dict(),
             "operators": len(frame),
             "inputs": original.chosen,
             "unseen": original.unseen(),

@@ -168,6 +168,15 @@ def test_other_inputs(original, port, inputs):
     assert "inputs have shape (4, 3, 16, 16)" in fewer.verdict.failed.findings[0]
 
 
+def test_inputs_rounded_differently_are_the_same(original, port, inputs):
+    report = original.check(port, np.nextafter(inputs, np.float32(9)))
+    assert report.passed, str(report)
+    (note,) = report.questions[0].findings
+    assert note.startswith("inputs differ by up to ") and note.endswith(", as rounding makes them")
+    assert f"1. same program? yes, {note}" in str(report)
+    assert not original.check(port, inputs + np.abs(inputs).max() * np.float32(1e-6)).passed
+
+
 def test_outputs_of_another_shape(original):
     report = original.check(Net(classes=21).eval())
     assert not report.passed and report.metrics == {}

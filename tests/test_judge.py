@@ -11,6 +11,7 @@ from npu_parity import check_port, cli, evidence
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
 from npu_parity.sources import checkpoints
+from npu_parity.verdict.answers import NOT_ASKED, Program
 from npu_parity.verdict.judge import Case, judge
 from npu_parity.verdict.operators import COLUMNS, OperatorResult
 from npu_parity.verdict.questions import Repeated, Runs
@@ -188,14 +189,19 @@ def test_files_and_memory_have_one_verdict(name, system, scripts):
 def case(**changed):
     outputs = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
     runs = Runs(outputs, outputs.astype(np.float64), outputs, measured=outputs.copy())
-    known = {"differences": [], "operators": [], "distances": {"fp32": 0.0}, "pretrained": True}
-    known |= {"repeated": Repeated(batches={"2": 0.0})}
+    known = {
+        "program": Program(True, "same program"),
+        "operators": [],
+        "distances": {"fp32": 0.0},
+        "pretrained": True,
+        "repeated": Repeated(batches={"2": 0.0}),
+    }
     return Case(runs, Numerics(), **{"names": ["a", "b", "c"], **known, **changed})
 
 
 def test_what_was_not_asked_is_no_failure_and_makes_the_evidence_weak():
     assert str(judge(case()).verdict) == "PASS (strong evidence)"
-    verdict = judge(case(differences=None, operators=None)).verdict
+    verdict = judge(case(program=NOT_ASKED, operators=None)).verdict
     assert str(verdict) == "PASS (weak evidence)"
     assert [a.passed for a in verdict.answers] == [None, None, True, False]
     assert "same program" in verdict.answers[3].findings[0]

@@ -24,6 +24,7 @@ from npu_parity.numerics.formats import PRESETS, Numerics
 from npu_parity.sources import checkpoints, seeds
 from npu_parity.sources.architectures import build
 from npu_parity.sources.weights import Wanted, obtain
+from npu_parity.verdict.answers import Program
 from npu_parity.verdict.judge import Case, judge
 from npu_parity.verdict.questions import Runs
 from npu_parity.verdict.recording import record
@@ -613,7 +614,7 @@ def test_a_side_that_is_not_finite_fails(side, value, measured):
     arrays["exact"] = good.astype(np.float64)
     arrays[side][1:, 4] = value
     runs = Runs(**arrays, measured=good.copy() if measured else None)
-    asked = {"differences": [], "operators": []} if measured else {}
+    asked = {"program": Program(True, "same program"), "operators": []} if measured else {}
     judgement = judge(Case(runs, PRESETS["ascend910b"], ["a", "b", "c"], **asked))
     said = f"{SIDES[side]}, input b: {value} in column 4"
     assert str(judgement.verdict) == f"FAIL (question 3, same answer: {said})"

@@ -6,13 +6,22 @@ import torch
 import torchvision
 from torch import nn
 
-from npu_parity.verdict.program import differences
+from npu_parity.verdict.answers import Program
+from npu_parity.verdict.program import compare
+
+
+def differences(*networks_and_inputs):
+    found = compare(*networks_and_inputs)
+    assert found.same is (not found.differences)
+    return list(found.differences)
 
 
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return timm.create_model("mobilenetv3_small_050", num_classes=10).eval()
+    net = timm.create_model("mobilenetv3_small_050", num_classes=10).eval()
+    nn.init.normal_(net.classifier.bias)
+    return net
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +155,14 @@ FAULTS = {
     other_stride: "convolution stride [1, 1] where the reference has [2, 2], at conv_stem",
     other_padding: "convolution padding [0, 0] where the reference has [1, 1], at conv_stem",
     other_activation: "relu where the reference has hardswish, at act2",
-    without_gate: "blocks.0.0.se.conv_reduce.weight, float32 (8, 16, 1, 1), of the reference",
+    without_gate: "results agree up to relu at blocks.0.0.bn1.act, the first different result is "
+    "between mean at blocks.0.0.se and ",
     other_weight: "conv_stem.weight differs from the reference's in 1 of 432 values, by up to 0.00",
     negative_zero: "bn1.bias differs from the reference's in 1 of 16 values, by up to 0",
     other_statistics: "bn1.running_var differs from the reference's in 16 of 16 values, by up to",
-    other_classes: "classifier.weight is float32 (7, 1024) where the reference has float32 (10,",
+    other_classes: "Linear out_features 7 where the reference has 10, at classifier",
     half_weight: "conv_stem.weight is float16 (16, 3, 3, 3) where the reference has float32",
-    no_bias: "classifier.bias, float32 (10,), of the reference is missing",
+    no_bias: "the first different result is addmm at classifier",
 }
 
 
@@ -162,7 +172,7 @@ def test_each_fault_is_told_first_and_once(network, image, fault):
     port = copy.deepcopy(network)
     fault(port)
     found = differences(network, port, image)
-    assert found[0].startswith(FAULTS[fault])
+    assert FAULTS[fault] in found[0]
     assert len(found) == len(set(found))
     if fault in (set_eps, skip_eval, train_one, other_activation, other_weight):
         assert len(found) == 1
@@ -290,3 +300,86 @@ def test_networks_are_left_alone(network, image):
     differences(network, port, image)
     assert port.training and not network.training
     assert all(torch.equal(v, port.state_dict()[k]) for k, v in before.items())
+
+
+# The same program, written in another way
+
+
+class Written(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def pool(x, *args, **options):
+    return torch.ops.aten.max_pool2d_with_indices(x, *args, **options)[0]
+
+
+def filled(shape, value):
+    """Return memory that was allocated first and filled later, in part."""
+    memory = torch.empty(shape)
+    memory[:1] = value
+    memory[1:].fill_(value)
+    return memory
+
+
+SAME = {
+    "negative dims": (lambda x: x.sum((2, 3)).softmax(1), lambda x: x.sum((-1, -2)).softmax(-1)),
+    "new dim": (lambda x: x.unsqueeze(4).relu(), lambda x: x.unsqueeze(-1).relu()),
+    "size left open": (lambda x: x.view(1, 3, 1024).relu(), lambda x: x.view(1, 3, -1).relu()),
+    "stride of the kernel": (lambda x: pool(x, [2, 2]), lambda x: pool(x, [2, 2], [2, 2])),
+    "one number for two": (lambda x: pool(x, [2, 2], [2]), lambda x: pool(x, [2], [2, 2])),
+    "reshape to the same": (lambda x: x.relu(), lambda x: x.reshape(x.shape).relu().view_as(x)),
+    "expand to the same": (lambda x: x.relu(), lambda x: x.expand(-1, 3, -1, -1).relu()),
+    "slice of everything": (lambda x: x.relu(), lambda x: x[:, :, 0:].relu()[..., :32]),
+    "end of a slice": (lambda x: x[:, :, 4:].relu(), lambda x: x[:, :, -28:32].relu()),
+    "type that it has": (lambda x: x.relu(), lambda x: x.to(torch.float32).relu().float()),
+    "profiler": (lambda x: x.relu(), lambda x: in_a_range(x).relu()),
+    "buffer for the result": (lambda x: x.exp(), lambda x: torch.exp(x, out=x.new_empty(x.shape))),
+    "allocated first": (lambda x: x + filled(32, 0.5), lambda x: x + filled(32, 0.5)),
+    "number of float32": (lambda x: x * 0.1, lambda x: x * 0.10000000149011612),
+}
+
+
+def in_a_range(x):
+    with torch.autograd.profiler.record_function("range"):
+        return x.contiguous()
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_one_program_written_in_two_ways(image, name):
+    a, b = SAME[name]
+    found = compare(Written(a), Written(b), image)
+    assert found == Program(True, "same program"), found
+
+
+def test_a_constant_is_rounded_differently(image):
+    table = torch.linspace(0.1, 5, 32).double().exp()
+    tables = [t.float() for t in (table, table * (1 + 2e-7), table * (1 + 1e-5))]
+    a, b, wrong = (Written(lambda x, t=t: x * t) for t in tables)
+    assert compare(a, b, image) == Program(True, "same program")
+    assert differences(a, wrong, image) == [
+        "mul other with other values than the reference's, at the top level"
+    ]
+
+
+def test_flags_that_nothing_reads(network, image):
+    """A container has a training flag; torch.fx makes such containers."""
+    port = copy.deepcopy(network)
+    port.blocks.train()
+    for module in port.blocks.modules():
+        module.training = isinstance(module, nn.Sequential)
+    assert compare(network, port, image) == Program(True, "same program")
+    port.blocks[1][0].bn1.train()
+    assert compare(network, port, image).same is False
+
+
+def test_batch_and_layout_change_no_program(network):
+    images = torch.randn(2, 3, 32, 32)
+    port = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    assert compare(network, port, images).same

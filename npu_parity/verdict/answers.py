@@ -1,9 +1,41 @@
 """The answers to the four questions, and the verdict that follows from them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 QUESTIONS = {1: "same program", 2: "same kernels", 3: "same answer", 4: "enough evidence"}
+
+
+@dataclass(frozen=True)
+class Program:
+    """The evidence for question 1: how a port's program compares with the reference's.
+
+    Attributes:
+        same: None if the question was not asked.
+        kind: ``same program``, ``same function`` (by another program), or empty.
+        differences: one sentence each, the most important first. They are reasons for "no" or for
+            "not asked". With "yes" they only describe the port.
+
+    >>> Program(True, "same program").to_dict()
+    {'same': True, 'kind': 'same program', 'differences': []}
+    """
+
+    same: bool | None
+    kind: str = ""
+    differences: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as ``program.json`` stores them."""
+        return asdict(self) | {"differences": list(self.differences)}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> "Program":
+        """Read the fields of ``program.json``."""
+        return cls(found["same"], found["kind"], tuple(found["differences"]))
+
+
+NOT_ASKED = Program(None)
 
 
 @dataclass(frozen=True)
@@ -13,7 +45,8 @@ class Answer:
     Attributes:
         question: 1 to 4.
         passed: None if the question was not asked.
-        findings: reasons for "no", the most important first; each is one readable line.
+        findings: reasons for "no", the most important first; each is one readable line. With
+            "yes" or "not asked" they are notes.
     """
 
     question: int
@@ -24,7 +57,7 @@ class Answer:
         """Return one line: the question, the answer and the first finding."""
         word = {None: "not asked", True: "yes", False: "no"}[self.passed]
         more = f" (and {len(self.findings) - 1} more)" if len(self.findings) > 1 else ""
-        told = f": {self.findings[0]}{more}" if self.findings else ""
+        told = f"{', ' if self.passed else ': '}{self.findings[0]}{more}" if self.findings else ""
         return f"{self.question}. {QUESTIONS[self.question]}? {word}{told}"
 
 

@@ -15,7 +15,7 @@ from npu_parity import evidence
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict import criteria, metrics, questions
-from npu_parity.verdict.answers import Verdict
+from npu_parity.verdict.answers import NOT_ASKED, Program, Verdict
 from npu_parity.verdict.operators import OperatorResult
 from npu_parity.verdict.questions import Repeated, Runs
 
@@ -30,7 +30,7 @@ class Case:
         names: one name for each input.
         task: classification, features or digits.
         pretrained: whether the weights are trained; None if unknown.
-        differences: the result of `program.differences`; None if question 1 was not asked.
+        program: the result of `program.compare`.
         operators: the result of `kernels.check_operators`; None if question 2 was not asked.
         probed: the result of `numerics.probing.probe` on the device; None if it did not run.
         distances: distance of the measured outputs from the prediction of each format, see
@@ -47,7 +47,7 @@ class Case:
     names: Sequence[str]
     task: str = "classification"
     pretrained: bool | None = None
-    differences: Sequence[str] | None = None
+    program: Program = NOT_ASKED
     operators: Sequence[OperatorResult] | None = None
     probed: Mapping[str, Mapping[str, Any]] | None = None
     distances: Mapping[str, float | None] = field(default_factory=dict)
@@ -94,7 +94,8 @@ def judge(case: Case) -> Judgement:
 
     >>> outputs = np.array([[1.0, 2.0]], dtype=np.float32)
     >>> runs = Runs(outputs, outputs.astype(np.float64), outputs, measured=outputs)
-    >>> print(judge(Case(runs, Numerics(), names=["cat"], differences=[], operators=[])).verdict)
+    >>> program = Program(True, "same program")
+    >>> print(judge(Case(runs, Numerics(), ["cat"], program=program, operators=[])).verdict)
     PASS (weak evidence)
     """
     runs, promised = case.runs, case.promised
@@ -107,7 +108,7 @@ def judge(case: Case) -> Judgement:
         answers = (failure, evidence_enough) if failure else (evidence_enough,)
         return Judgement(Verdict(answers), found, None, None)
     nearest = questions.nearest(case.distances)
-    first = questions.same_program(case.differences)
+    first = questions.same_program(case.program)
     second = questions.same_kernels(case.operators, promised, case.probed)
     third = questions.same_answer(
         runs, case.names, questions.coarser(nearest, promised), case.repeated
@@ -171,7 +172,7 @@ def read_case(
         numerics = evidence.read_json(folder / "numerics.json")
         program = evidence.read_json(folder / "program.json")
         found = {
-            "differences": program["differences"],
+            "program": Program.from_dict(program),
             "operators": OperatorResult.read(folder / "operators.csv"),
             "probed": numerics["probe"],
             "distances": numerics["distances"],

@@ -1,66 +1,157 @@
 """Question 1 of the verdict, "same program?": weights, settings and the sequence of operators.
 
 Names of classes and modules do not count. Two networks are the same program if they pass the same
-tensors through the same operators.
+tensors through the same operators. Another program may compute the same function, see
+`npu_parity.verdict.function`.
 """
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from npu_parity.backends import network
 from npu_parity.errors import ParityError
+from npu_parity.verdict import function, settings
+from npu_parity.verdict.answers import Program
 from npu_parity.verdict.recording import Call, record, tensors
+from npu_parity.verdict.thresholds import Threshold
 
-# Arguments of operators and settings of layers that do not change the results of inference.
-_IDLE_ARGUMENTS = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "momentum"}
+CONSTANT = Threshold(
+    4.0,
+    question=1,
+    decides="A constant that the program computes for itself is the reference's if it differs by "
+    "at most this many times 2^-23 times its largest element.",
+    reason="A table or a scale that is computed in float64, or in another order, is rounded "
+    "differently.",
+)
+
+# Settings of layers that do not change the results of inference.
 _IDLE_SETTINGS = {
     *("momentum", "track_running_stats", "affine", "elementwise_affine", "inplace", "p", "name")
 }
 # Operators that return their input unchanged. Memory layouts decide whether they run.
 _HANDING_ON = {"clone", "detach", "alias", "contiguous", "lift", "lift_fresh"}
-_OTHER_NAMES = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
+# Operators that may return their input unchanged.
+_MAY_HAND_ON = {
+    *("as_strided", "view", "expand", "slice", "permute", "transpose", "squeeze", "unsqueeze"),
+    *("_to_copy", "flip", "constant_pad_nd", "t"),
+}
+# Operators that compute nothing: marks of a profiler, assertions in an exported graph.
+_MARKS = ("_record_function", "_assert", "sym_constrain")
 
 # A subject and a sentence about it. The subject is a tensor's name, or a module and a setting. It
 # prevents two findings about the same thing.
 Found = Iterator[tuple[str | tuple[str, str], str]]
 
 
-def differences(reference: nn.Module, ported: nn.Module, *inputs: Any) -> list[str]:
-    """Return how a ported network differs as a program. An empty list means the same program.
+def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Program:
+    """Compare a ported network with its reference as a program, and as a function if necessary.
 
-    Both networks are recorded on the CPU, because other backends execute their own operators.
-    Operands that no operator computed (inputs, weights, constants) must have equal bits. All other
-    operands must come from the same operator.
+    Both networks are recorded on the CPU with the first input, because other backends execute
+    their own operators. Operands that no operator computed (inputs, weights, constants) must have
+    equal bits. All other operands must come from the same operator. If the operators are not the
+    same, both networks run in float64 on all inputs (`function.compare`).
 
     Args:
         reference, ported: networks on any device; neither is changed.
-        inputs: arguments of both networks; on the CPU.
+        inputs: arguments of both networks; on the CPU. The first dimension of tensors counts the
+            inputs.
 
     Returns:
-        One sentence for each difference, in this order: tensors with another name, shape or type,
-        training mode, operators, settings, values of tensors.
+        The differences are one sentence each, in this order: where the function goes wrong,
+        tensors with another name, shape or type, training mode, operators, settings, values of
+        tensors.
     """
     reference, ported = _on_cpu(reference), _on_cpu(ported)
-    structure = dict(_structure(reference, ported))
-    values = dict(_values(reference, ported))
-    first = [*structure.values(), *(sentence for _, sentence in _modes(reference, ported))]
-    expected = _steps(record(reference, *inputs), reference)
+    one = tree_map_only(Tensor, lambda t: t[:1] if t.ndim else t, inputs)
+    structure, values = dict(_structure(reference, ported)), dict(_values(reference, ported))
+    modes = [sentence for _, sentence in _modes(reference, ported)]
+    if modes and not _reads_modes(ported, *one):
+        modes = []
+    first = [*structure.values(), *modes]
+    expected = _steps(record(reference, *one), reference)
     try:
-        found = _steps(record(ported, *inputs), ported)
+        found = _steps(record(ported, *one), ported)
     except ParityError as error:
+        if _runs(ported, *one):
+            return Program(None, "", (f"the ported network cannot be recorded: {error}",))
         reason = f"the ported network does not run: {error}"
-        return [*first, reason, *values.values()]
-    known = structure.keys() | values.keys()
-    operators = [(about, s) for about, s in _operators(expected, found) if about not in known]
-    told = {about for about, _ in operators}
-    settings = [s for about, s in _settings(reference, ported) if about not in told]
-    return [*first, *(s for _, s in operators), *settings, *values.values()]
+        return Program(False, "", (*first, reason, *values.values()))
+    if expected and not found:
+        return Program(None, "", ("the ported network runs no operator of torch",))
+    compared = _Comparison(expected, found, _state(reference))
+    exact = compared.aligned
+    operators = [
+        d
+        for d in compared.differences()
+        if d.about not in values and (d.decides or d.about not in structure)
+    ]
+    about = {d.about for d in operators}
+    layers = [s for a, s in _settings(reference, ported, exact) if a not in about]
+    sentences = [*first, *(d.sentence for d in operators), *layers, *values.values()]
+    if not sentences:
+        return Program(True, "same program")
+    decided = [
+        *modes,
+        *_narrow(expected, found),
+        *(d.sentence for d in operators if exact and d.decides),
+        *layers,
+        *(values.values() if exact else ()),
+    ]
+    if decided:
+        return Program(False, "", tuple(dict.fromkeys([*decided, *sentences])))
+    result = function.compare(reference, ported, *inputs)
+    if result.conflicts:
+        return Program(False, "", tuple(dict.fromkeys([*result.conflicts, *sentences])))
+    if result.same:
+        return Program(True, "same function", tuple(_summary(operators, structure, values)))
+    # An operator or an operand that was exchanged is a better place than results before and after.
+    exchanged = exact or (len(operators) == 1 and not first)
+    if result.same is None or not exchanged:
+        sentences = [*result.reasons, *sentences]
+    return Program(result.same, "", tuple(sentences))
+
+
+def _summary(
+    operators: "list[_Difference]", structure: dict[Any, str], values: dict[Any, str]
+) -> Iterator[str]:
+    """Describe how a program differs: each kind of difference once."""
+    kinds: dict[str, list[str]] = {}
+    for difference in operators:
+        kinds.setdefault(difference.kind, []).append(difference.place)
+    for kind, places in kinds.items():
+        yield f"{kind}, {places[0]}" + (f" (and {len(places) - 1} more)" if places[1:] else "")
+    for found in (structure, values):
+        if sentences := list(found.values()):
+            more = f" (and {len(sentences) - 1} more)" if sentences[1:] else ""
+            yield f"{sentences[0]}{more}"
+
+
+def _reads_modes(ported: nn.Module, *inputs: Any) -> bool:
+    """Return whether training flags change what a network executes."""
+    try:
+        own = record(copy.deepcopy(ported), *inputs, evaluating=False)
+    except ParityError:  # a batch norm refuses a single value in training mode
+        return True
+    programs = (_steps(calls, ported) for calls in (own, record(ported, *inputs)))
+    a, b = ([(s.name, s.scalars()) for s in steps] for steps in programs)
+    return a != b
+
+
+def _runs(model: nn.Module, *inputs: Any) -> bool:
+    try:
+        with network.guarded(network.named(model)), torch.no_grad():
+            model(*tree_map_only(Tensor, Tensor.clone, inputs))
+    except ParityError:
+        return False
+    return True
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:
@@ -147,30 +238,26 @@ def _modes(reference: nn.Module, ported: nn.Module) -> Found:
         yield (path, "training"), f"{what}, {_place(path)}"
 
 
-def _settings(reference: nn.Module, ported: nn.Module) -> Found:
-    """Report settings (`__constants__`) that differ between layers of the same path."""
+def _settings(reference: nn.Module, ported: nn.Module, convolutions: bool) -> Found:
+    """Report settings (`__constants__`) that differ between layers of the same path.
+
+    Args:
+        convolutions: whether to look at convolutions. A port may pad, merge or stride apart.
+    """
     expected = dict(reference.named_modules())
     for path, module in ported.named_modules():
         other = expected.get(path)
+        if isinstance(module, nn.modules.conv._ConvNd) and not convolutions:
+            continue
         declared = {*getattr(module, "__constants__", ()), *getattr(other, "__constants__", ())}
         for name in sorted(declared - _IDLE_SETTINGS):
             if not (hasattr(other, name) and hasattr(module, name)):
                 continue
             a, b = getattr(other, name), getattr(module, name)
-            if not _same_setting(a, b):
+            if not settings.same(a, b):
                 kind = type(module).__name__
                 what = f"{kind} {name} {b} where the reference has {a}"
                 yield (path, name), f"{what}, {_place(path)}"
-
-
-def _same_setting(a: Any, b: Any) -> bool:
-    """Return whether two settings are equal, like 3 and (3, 3), or cannot be compared here."""
-    a, b = (list(v) if isinstance(v, list | tuple) else [v] for v in (a, b))
-    if len(a) != len(b):
-        a, b = (v * max(len(a), len(b)) if len(v) == 1 else v for v in (a, b))
-    kinds = (str,), (bool, int, float, type(None))
-    comparable = any(all(isinstance(v, kind) for v in [*a, *b]) for kind in kinds)
-    return not comparable or a == b
 
 
 # --- Operators
@@ -195,18 +282,47 @@ class _Step:
     module: str
     name: str
     arguments: dict[str, Any]
-    results: int
+    results: tuple[Tensor, ...]
 
     def __str__(self) -> str:
         return self.name.strip("_").removeprefix("native_")
 
+    def scalars(self) -> dict[str, Any]:
+        """Return the arguments that are no tensors."""
+        return {n: v for n, v in self.arguments.items() if not isinstance(v, _Operand)}
 
-def _restrides(call: Call) -> bool:
-    """Return whether an operator only changes the memory layout, like pooling in channels_last."""
-    if call.name != "as_strided":
+
+@dataclass(frozen=True)
+class _Difference:
+    """A difference between operators.
+
+    Attributes:
+        about: see `Found`.
+        kind, place: the sentence, in two parts.
+        decides: whether a port that is otherwise the same program is wrong. The float64 test
+            decides about the others.
+    """
+
+    about: str | tuple[str, str]
+    kind: str
+    place: str
+    decides: bool = False
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.kind}, {self.place}"
+
+
+def _hands_on(call: Call) -> bool:
+    """Return whether an operator returns its first operand, perhaps in another memory layout."""
+    if call.name in _HANDING_ON:
+        return True
+    if settings.name(call.func) not in _MAY_HAND_ON or not isinstance(call.result, Tensor):
         return False
     before, after = call.arguments["self"], call.result
-    return before.shape == after.shape and torch.equal(before, after)
+    if after.device.type != "cpu" or after.layout != torch.strided:
+        return False
+    return _kind(before) == _kind(after) and torch.equal(before, after)
 
 
 def _steps(calls: list[Call], model: nn.Module) -> list[_Step]:
@@ -224,14 +340,17 @@ def _steps(calls: list[Call], model: nn.Module) -> list[_Step]:
         return _Operand(value, made.get(_key(value), written.get(memory)), names.get(memory))
 
     for call in calls:
-        arguments = {name: operand(value) for name, value in _flat(call.arguments).items()}
+        if call.name.startswith(_MARKS):
+            continue
+        name = settings.name(call.func)
+        normal = settings.normal(name, call.arguments, call.result)
+        arguments = {n: operand(value) for n, value in _flat(normal).items()}
         results = tensors(call.result)
-        if call.name in _HANDING_ON or _restrides(call):
+        if _hands_on(call):
             sources = [arguments["self"].source]
         else:
             sources = [(len(steps), i) for i in range(len(results))]
-            name = _OTHER_NAMES.get(call.name, call.name)
-            steps.append(_Step(call.module, name, arguments, len(results)))
+            steps.append(_Step(call.module, name, arguments, tuple(results)))
         for result, source in zip(results, sources, strict=True):
             if source is not None and call.func._schema.is_mutable:
                 made[_key(result)] = written[_memory(result)] = source
@@ -250,59 +369,116 @@ def _key(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _flat(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Name each tensor of a list, and leave out arguments that do not change the result."""
+    """Name each tensor of a list."""
     flat: dict[str, Any] = {}
     for name, value in arguments.items():
-        if isinstance(value, list | tuple) and tensors(value):
+        if isinstance(value, list) and tensors(value):
             flat |= {f"{name}[{i}]": v for i, v in enumerate(value)}
-        elif name not in _IDLE_ARGUMENTS:
-            flat[name] = list(value) if isinstance(value, tuple) else value
+        else:
+            flat[name] = value
     return flat
 
 
-def _operators(expected: list[_Step], found: list[_Step]) -> Found:
-    """Report operators that are missing or new, then arguments that differ."""
-    matcher = SequenceMatcher(
-        None, [step.name for step in expected], [step.name for step in found], autojunk=False
-    )
-    pairs: list[tuple[_Step, _Step]] = []
-    for tag, i, i_end, j, j_end in matcher.get_opcodes():
-        wanted, had = expected[i:i_end], found[j:j_end]
-        both = list(zip(wanted, had, strict=False))
-        if tag == "equal":
-            pairs += both
-            continue
-        for w, h in both:
-            yield (h.module, h.name), f"{h} where the reference has {w}, {_place(h.module)}"
-        for w in wanted[len(both) :]:
-            yield (w.module, w.name), f"{w} of the reference is missing, {_place(w.module)}"
-        for h in had[len(both) :]:
-            yield (h.module, h.name), f"{h}, which the reference does not have, {_place(h.module)}"
-    aligned = len(pairs) == len(expected) == len(found)
-    reshaped = False
-    for theirs, ours in pairs:
-        for name in {**theirs.arguments, **ours.arguments}:
-            a, b = theirs.arguments.get(name), ours.arguments.get(name)
-            about: str | tuple[str, str] = (ours.module, name)
-            if isinstance(a, _Operand) and isinstance(b, _Operand):
-                if aligned and a.source != b.source:
-                    what = (
-                        f"from {_origin(b, found)} where the reference has {_origin(a, expected)}"
-                    )
-                elif str(a) != str(b):
-                    if reshaped and b.source is not None:  # one shape leads to the next
-                        continue
-                    reshaped = reshaped or b.source is not None
-                    what = f"{b} where the reference has {a}"
-                elif a.source is b.source is None and not _same_bits(a.tensor, b.tensor):
-                    about, what = b.name or about, "with other values than the reference's"
-                else:
-                    continue
-            elif a != b:
-                what = f"{b} where the reference has {a}"
-            else:
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def _narrow(expected: list[_Step], found: list[_Step]) -> list[str]:
+    """Report a precision below float32 that the reference does not use, and quantised tensors."""
+
+    def coarse(step: _Step) -> Tensor | None:
+        results = (t for t in step.results if t.dtype in _NARROW or t.is_quantized)
+        return next(results, None)
+
+    known = {t.dtype for s in expected if (t := coarse(s)) is not None}
+    for step in found:
+        if (t := coarse(step)) is not None and t.dtype not in known:
+            dtype = str(t.dtype).removeprefix("torch.")
+            return [
+                f"{step} gives {dtype}, which the reference does not use, {_place(step.module)}"
+            ]
+    return []
+
+
+class _Comparison:
+    """The operators of two programs, in pairs.
+
+    Attributes:
+        aligned: whether the sequences have the same operators.
+    """
+
+    def __init__(self, expected: list[_Step], found: list[_Step], state: dict[str, Tensor]):
+        self._expected, self._found, self._state = expected, found, list(state.values())
+        theirs, ours = ([step.name for step in steps] for steps in (expected, found))
+        self._blocks = SequenceMatcher(None, theirs, ours, autojunk=False).get_opcodes()
+        self.aligned = all(tag == "equal" for tag, *_ in self._blocks)
+
+    def differences(self) -> Iterator[_Difference]:
+        """Yield operators that are missing or new, then arguments that differ."""
+        pairs: list[tuple[_Step, _Step]] = []
+        for tag, i, i_end, j, j_end in self._blocks:
+            wanted, had = self._expected[i:i_end], self._found[j:j_end]
+            both = [  # a graph has no paths
+                (w, replace(h, module=h.module or w.module))
+                for w, h in zip(wanted, had, strict=False)
+            ]
+            if tag == "equal":
+                pairs += both
                 continue
-            yield about, f"{ours} {name} {what}, {_place(ours.module)}"
+            for w, h in both:
+                yield _operator(h, f"{h} where the reference has {w}")
+            for w in wanted[len(both) :]:
+                yield _operator(w, f"{w} of the reference is missing")
+            for h in had[len(both) :]:
+                yield _operator(h, f"{h}, which the reference does not have")
+        reshaped = False
+        for theirs, ours in pairs:
+            for name in {**theirs.arguments, **ours.arguments}:
+                a, b = theirs.arguments.get(name), ours.arguments.get(name)
+                if not (isinstance(a, _Operand) and isinstance(b, _Operand)):
+                    yield from self._scalars(theirs, ours, name)
+                elif self.aligned and a.source != b.source:
+                    origins = _origin(b, self._found), _origin(a, self._expected)
+                    what = "from {} where the reference has {}".format(*origins)
+                    yield _argument(ours, name, what)
+                elif str(a) != str(b):
+                    if not reshaped or b.source is None:  # one shape leads to the next
+                        yield _argument(ours, name, f"{b} where the reference has {a}")
+                    reshaped = reshaped or b.source is not None
+                elif a.source is b.source is None and not _same_values(a, b):
+                    what = "with other values than the reference's"
+                    # Layers in another order have each other's weights.
+                    decides = not any(_same_bits(b.tensor, t) for t in self._state)
+                    yield _argument(ours, name, what, decides, b.name)
+
+    def _scalars(self, theirs: _Step, ours: _Step, name: str) -> Iterator[_Difference]:
+        a, b = (step.arguments.get(name) for step in (theirs, ours))
+        tensor = isinstance(a, _Operand) or isinstance(b, _Operand)
+        known = name in theirs.arguments and name in ours.arguments
+        if tensor or (known and not settings.same(a, b, otherwise=a == b)):
+            decides = known and not tensor and settings.decides(ours.name, name)
+            yield _argument(ours, name, f"{b} where the reference has {a}", decides)
+
+
+def _operator(step: _Step, kind: str) -> _Difference:
+    return _Difference((step.module, step.name), kind, _place(step.module))
+
+
+def _argument(
+    step: _Step, name: str, what: str, decides: bool = False, tensor: str | None = None
+) -> _Difference:
+    about = tensor or (step.module, name)
+    return _Difference(about, f"{step} {name} {what}", _place(step.module), decides)
+
+
+def _same_values(a: _Operand, b: _Operand) -> bool:
+    """Return whether bits are equal. A constant may be rounded differently."""
+    if _same_bits(a.tensor, b.tensor):
+        return True
+    if a.name or b.name or not a.tensor.is_floating_point():
+        return False
+    x, y = a.tensor.double(), b.tensor.double()
+    within = CONSTANT * torch.finfo(torch.float32).eps * x.abs().max()
+    return bool(((x - y).abs() <= within).all())
 
 
 def _origin(operand: _Operand, steps: list[_Step]) -> str:
@@ -310,5 +486,5 @@ def _origin(operand: _Operand, steps: list[_Step]) -> str:
         return operand.name or "an input or a constant"
     index, result = operand.source
     step = steps[index]
-    name = f"{step}[{result}]" if step.results > 1 else str(step)
+    name = f"{step}[{result}]" if len(step.results) > 1 else str(step)
     return f"{name} ({step.module})" if step.module else name

@@ -1,6 +1,7 @@
 """The four questions of the verdict, each a pure function, and the thresholds of 3 and 4.
 
-1. *Same program?* Weights, buffers, attributes, inputs and the sequence of operators are equal.
+1. *Same program?* Weights, buffers, attributes, inputs and the sequence of operators are equal. Or
+   another program computes the same function in float64 (`npu_parity.verdict.function`).
 2. *Same kernels?* Each operator computes on the reference's operands. Its error stays within a
    bound that follows from the arithmetic (`npu_parity.verdict.bounds`).
 3. *Same answer?* The outputs differ from the reference's by no more than the device's numerics
@@ -22,11 +23,19 @@ from numpy.typing import NDArray
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import FORMATS, Numerics
 from npu_parity.verdict import metrics
-from npu_parity.verdict.answers import QUESTIONS, Answer
+from npu_parity.verdict.answers import QUESTIONS, Answer, Program
 from npu_parity.verdict.envelope import envelope
 from npu_parity.verdict.operators import OperatorResult, without_bound
 from npu_parity.verdict.thresholds import Threshold
 
+INPUTS = Threshold(
+    4.0,
+    question=1,
+    decides="The port's inputs are the reference's if they differ by at most this many times "
+    "2^-23 times the largest input.",
+    reason="Preprocessing in another order rounds a few times. A wrong mean or interpolation "
+    "changes an input by thousands of roundings.",
+)
 FLIP = Threshold(
     2.0,
     question=3,
@@ -108,11 +117,13 @@ class Repeated:
         return cls(again, dict(zip(stored["batches"], batches, strict=True)), reference)
 
 
-def same_program(differences: Sequence[str] | None) -> Answer:
-    """Answer question 1 from the result of `program.differences`; None if it was not asked."""
-    if differences is None:
-        return Answer(1, None)
-    return Answer(1, not differences, tuple(differences))
+def same_program(program: Program) -> Answer:
+    """Answer question 1 from the result of `program.compare`."""
+    findings = program.differences
+    if program.kind == "same function":
+        first, *rest = findings or ("",)
+        findings = (f"the same function by another program: {first}", *rest)
+    return Answer(1, program.same, findings)
 
 
 def same_kernels(

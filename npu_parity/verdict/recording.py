@@ -4,9 +4,10 @@ Recorded calls can be compared (`npu_parity.program`) and executed again, one by
 another device (`npu_parity.operators`).
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,9 @@ from npu_parity.backends import network
 from npu_parity.numerics.emulation import attention_apart, is_composite
 
 # These operators compute nothing. The values in new memory differ from run to run.
-_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+ALLOCATIONS = {
+    *("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided")
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +71,17 @@ def tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-def record(model: nn.Module, *inputs: Any) -> list[Call]:
-    """Run a network in evaluation mode without gradients, and return every executed operator.
+def record(model: nn.Module, *inputs: Any, evaluating: bool = True) -> list[Call]:
+    """Run a network without gradients, and return every executed operator.
 
-    It splits composite operators and attention, like `npu_parity.emulate`, and leaves out
-    allocations. Afterwards the network has its old training flags again.
+    It splits composite operators and attention, like `npu_parity.emulate`. It leaves out
+    allocations, and fills new memory with zeros. Afterwards the network has its old training flags
+    again. Modules that torch has compiled to a graph (traced, scripted, exported) have no paths.
 
     Args:
         model: the calls refer to its weights, so do not write to them while the calls are in use.
         inputs: arguments of `model`; on its device. The network gets copies.
+        evaluating: whether the network runs in evaluation mode, or else with its own flags.
 
     Raises:
         ParityError: the network fails, see `network.guarded`.
@@ -85,22 +90,36 @@ def record(model: nn.Module, *inputs: Any) -> list[Call]:
     >>> [call.name for call in record(network, torch.ones(1, 2))]
     ['t', 'addmm', 'relu']
     """
+    inputs = tree_map_only(Tensor, Tensor.clone, inputs)  # a network may write to its input
+    with observed(model, *inputs, evaluating=evaluating) as path, _Recorder(path) as recorder:
+        model(*inputs)
+    calls: list[Call] = recorder.calls
+    return calls
+
+
+@contextmanager
+def observed(model: nn.Module, *inputs: Any, evaluating: bool = True) -> Iterator[list[str]]:
+    """Prepare a network for a run inside a dispatch mode; see `record`.
+
+    Yields:
+        A list whose last element is always the path of the executing submodule.
+
+    Raises:
+        ParityError: the network fails, see `network.guarded`.
+    """
     network.expect_ready(model)
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors(inputs))
-    inputs = tree_map_only(Tensor, Tensor.clone, inputs)  # a network may write to its input
     # Inference mode forbids later writes to its tensors and does not split composite operators.
     with (
         network.guarded(f"{network.named(model)} on an input of shape {shapes}"),
         torch.inference_mode(False),
         torch.no_grad(),
-        _evaluating(model),
+        _evaluating(model) if evaluating else nullcontext(),
         attention_apart(),
+        _as_written(),
         _path(model) as path,
-        _Recorder(path) as recorder,
     ):
-        model(*inputs)
-    calls: list[Call] = recorder.calls
-    return calls
+        yield path
 
 
 class _Recorder(TorchDispatchMode):
@@ -126,7 +145,9 @@ class _Recorder(TorchDispatchMode):
         for tensor in _written(func, args, kwargs):
             operands = tree_map_only(Tensor, self._set_aside(tensor), operands)
         result = func(*args, **kwargs)
-        if func.overloadpacket.__name__ not in _ALLOCATIONS:
+        if func.overloadpacket.__name__ in ALLOCATIONS:
+            result.zero_()
+        else:
             kept = tree_map_only(Tensor, Tensor.detach, result)
             module = self._path[-1]
             held, named = operands
@@ -175,12 +196,26 @@ def _written(
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     flags = {module: module.training for module in model.modules()}
-    model.eval()
     try:
+        try:
+            model.eval()
+        except NotImplementedError:  # an exported module has only one mode
+            for module in flags:
+                module.training = False
         yield
     finally:
         for module, flag in flags.items():
             module.training = flag
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """Run compiled modules (torch.compile, torch.jit) operator by operator, without fusion."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.jit._fuser.optimized_execution(False))
+        if "torch._dynamo" in sys.modules:  # torch.compile imports it, which takes seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 @contextmanager
@@ -197,6 +232,8 @@ def _path(model: nn.Module) -> Iterator[list[str]]:
 
     try:
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # no hook can enter it
+                continue
             handles.append(module.register_forward_pre_hook(enters(name)))
             handles.append(module.register_forward_hook(leaves, always_call=True))
         yield path

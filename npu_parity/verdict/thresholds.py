@@ -1,6 +1,7 @@
 """Numbers that decide the verdict, each with its meaning and its reason."""
 
-from types import ModuleType
+import importlib
+import pkgutil
 
 
 class Threshold(float):
@@ -23,12 +24,14 @@ class Threshold(float):
         return self
 
 
-def of(*modules: ModuleType) -> dict[str, Threshold]:
-    """Return all thresholds that modules define, by ``module.NAME``, in the order of questions."""
-    found = {
-        f"{module.__name__.rpartition('.')[2]}.{name}": value
-        for module in modules
-        for name, value in vars(module).items()
-        if isinstance(value, Threshold)
-    }
-    return dict(sorted(found.items(), key=lambda item: item[1].question))
+def found() -> dict[str, Threshold]:
+    """Return all thresholds of the verdict, by ``module.NAME``, in the order of the questions."""
+    from npu_parity import verdict
+
+    listed: dict[int, tuple[str, Threshold]] = {}
+    for module in pkgutil.walk_packages(verdict.__path__, f"{verdict.__name__}."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if isinstance(value, Threshold):
+                # A module may import a threshold of another one. The first that has it is listed.
+                listed.setdefault(id(value), (f"{module.name.rpartition('.')[2]}.{name}", value))
+    return dict(sorted(listed.values(), key=lambda item: item[1].question))
