@@ -66,8 +66,8 @@ class Expected:
             return share.masked_fill_((found != found) & (exact != exact), 0.0)
         found = found.double()
         share = (found - exact).abs_().div_(self.bound)
-        odd = ~(share.isfinite() & self.bound.isfinite())
-        if odd.any():
+        if not math.isfinite(share.sum() + self.bound.sum()):
+            odd = ~(share.isfinite() & self.bound.isfinite())
             overflow = found.isinf() & (exact.abs() + self.bound >= LARGEST)
             overflow &= found.sign() == exact.sign()
             equal = (found == exact) | (found.isnan() & exact.isnan()) | overflow
