@@ -183,7 +183,7 @@ def _sharper(product: Product, found: Tensor, judged: OperatorResult) -> Operato
     if not product.terms or not judged.passed:
         return judged
     spread = statistic.deviation(product)
-    best: _Tried | None = None
+    chosen: _Tried | None = None
     for form, predicted in product.predicted():
         error = found.double() - predicted
         if not math.isfinite(error.sum()):  # the worst case has judged overflow and NaN
@@ -192,32 +192,32 @@ def _sharper(product: Product, found: Tensor, judged: OperatorResult) -> Operato
         z = statistic.measure(error, spread)
         usable = z.share <= 1 or not statistic.few_terms(product)
         tried = _Tried(form, predicted, share, z if usable else None)
-        if best is None or tried.largest < best.largest:
-            best = tried
-        if best.largest <= 1:
+        if chosen is None or tried.largest <= 1:  # a note compares with the promised format
+            chosen = tried
+        if chosen.largest <= 1:
             break
-    if best is None:
+    if chosen is None:
         return judged
-    largest = float(best.share.max())
+    largest = float(chosen.share.max())
     judged = replace(judged, predicted_error=largest)
-    if best.z:
-        judged = replace(judged, rms_z=best.z.rms, largest_z=best.z.largest)
+    if chosen.z:
+        judged = replace(judged, rms_z=chosen.z.rms, largest_z=chosen.z.largest)
     near = torch.minimum(product.sums, LARGEST_Z * spread)
-    if stored := coarse(found, best.predicted, near, product.partial, product.added):
+    if stored := coarse(found, chosen.predicted, near, product.partial, product.added):
         return replace(judged, largest_error=math.inf, passed=False, note=f"results {stored}")
-    if best.largest <= 1:
+    if chosen.largest <= 1:
         return judged
-    worst = _at_maximum(best.z.z.abs() if best.z and largest <= 1 else best.share)
+    worst = _at_maximum(chosen.z.z.abs() if chosen.z and largest <= 1 else chosen.share)
     note = (
-        f"found {found[worst]:.9g} at {list(worst)}, but {best.predicted[worst]:.9g} follows from "
-        f"operands in {best.form}"
+        f"found {found[worst]:.9g} at {list(worst)}, but {chosen.predicted[worst]:.9g} "
+        f"follows from operands in {chosen.form}"
     )
     if largest <= 1:
         note = (
             f"errors of the sum are {judged.rms_z:.3g} standard deviations (limit {RMS_Z:g}), the "
             f"largest {judged.largest_z:.3g} (limit {LARGEST_Z:g}): {note}"
         )
-    return replace(judged, largest_error=best.largest, passed=False, worst=worst, note=note)
+    return replace(judged, largest_error=chosen.largest, passed=False, worst=worst, note=note)
 
 
 def _at_maximum(values: Tensor) -> tuple[int, ...]:

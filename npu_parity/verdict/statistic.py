@@ -31,7 +31,7 @@ TRUNCATION = Threshold(
     "2021). The errors have one sign: n / 4 times about 0.7 U times half of the sum.",
 )
 RMS_Z = Threshold(
-    2.0,
+    4.0,
     question=2,
     decides="The root mean square of z over the elements of a product may be at most this.",
     reason="See LARGEST_Z.",

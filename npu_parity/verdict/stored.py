@@ -65,26 +65,24 @@ def _coarse(*tensors: Tensor) -> str | None:
     # An honest sum is a multiple of the last bit of its largest partial sum. Without the bias, the
     # last bit of the result is uncertain.
     largest = torch.maximum(_power(partial), (1 + bool(added.any())) * _power(found))
-    finest = largest * 2.0**-23
+    finest = (largest * 2.0**-23).clamp(min=2.0**-149)
     distance = (expected - (expected / spacing).round() * spacing).abs()
     explained = distance <= torch.minimum(deviation, spacing / 4)
     missing = (spacing / finest).log2().clamp(0, 23)
     missing[explained | (value == 0) | ~missing.isfinite()] = 0
     for row in (missing.sum(1) >= MISSING).nonzero()[:, 0]:
-        if _distinct(found[row], missing[row]) >= MISSING:
+        if _distinct(value[row] / spacing[row], missing[row]) >= MISSING:
             used = int(_bits(predicted[row].float(), added[row]).max())
             return f"use {int(bits[row])} mantissa bits where the predicted results use {used}"
     return None
 
 
-def _distinct(found: Tensor, missing: Tensor) -> float:
+def _distinct(multiples: Tensor, missing: Tensor) -> float:
     """Return the sum of the missing bits. Values with the same mantissa count only once."""
-    mantissas, kind = torch.unique(found.abs().frexp()[0], return_inverse=True)
-    return float(
-        missing.new_zeros(len(mantissas))
-        .scatter_reduce(0, kind, missing, "amin", include_self=False)
-        .sum()
-    )
+    mantissas = multiples.nan_to_num(0, 0, 0).round().abs().frexp()[0]
+    kinds, kind = torch.unique(mantissas, return_inverse=True)
+    least = missing.new_full((len(kinds),), torch.inf).scatter_reduce(0, kind, missing, "amin")
+    return float(least.sum())
 
 
 def _power(x: Tensor) -> Tensor:

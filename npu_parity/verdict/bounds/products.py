@@ -86,8 +86,8 @@ class Product:
         # `predicted` has the errors of two float32 products, which are as small as `operands`.
         self.sums = sums.add_(operands, alpha=(n + 1) * U).add_(2 * (n + 1) * TINY)
         if least < TINY:  # devices may flush such operands to zero
-            self.sums += self._float32(x.where(x < TINY, 0), w)
-            self.sums += self._float32(x, w.where(w < TINY, 0))
+            flushed = (2 * TINY * ((t > 0) & (t < TINY)) for t in (x, w))
+            self.sums += self._float32(next(flushed), 2 * w) + self._float32(2 * x, next(flushed))
 
     def predicted(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the product of operands in the promised format, then of other accepted operands.
@@ -155,7 +155,9 @@ def _finite(x: Tensor) -> bool:
 
 def _least(magnitudes: Tensor) -> float:
     """Return the smallest number above zero; infinity if there is none."""
-    return float(magnitudes.where(magnitudes > 0, math.inf).min()) if len(magnitudes) else math.inf
+    return (
+        float(magnitudes.where(magnitudes > 0, math.inf).min()) if magnitudes.numel() else math.inf
+    )
 
 
 @contextmanager
