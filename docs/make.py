@@ -59,7 +59,7 @@ from npu_parity import *
 def thresholds(output: Output = DOCS / "thresholds.md") -> None:
     """List every threshold of the verdict and the bound of every operator, with the reasons."""
     from npu_parity.report import tables
-    from npu_parity.verdict import metrics, questions, thresholds
+    from npu_parity.verdict import metrics, questions, statistic, stored, thresholds
     from npu_parity.verdict.bounds import arithmetic, rules
 
     listed = (
@@ -70,7 +70,7 @@ def thresholds(output: Output = DOCS / "thresholds.md") -> None:
             "Meaning": value.decides,
             "Reason": value.reason,
         }
-        for name, value in thresholds.of(arithmetic, metrics, questions).items()
+        for name, value in thresholds.of(arithmetic, metrics, questions, statistic, stored).items()
     )
     bounds = (
         {"Operators": ", ".join(f"`{name}`" for name in names), "Bound": text}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import npu_parity
-from npu_parity.verdict import metrics, questions, thresholds
+from npu_parity.verdict import metrics, questions, statistic, stored, thresholds
 from npu_parity.verdict.bounds import arithmetic, rules
 
 pytestmark = pytest.mark.slow
@@ -29,8 +29,8 @@ def test_thresholds(tmp_path):
     run("docs/make.py", "thresholds", "--output", file)
     text = file.read_text(encoding="utf-8")
     assert text == (ROOT / "docs/thresholds.md").read_text(encoding="utf-8")
-    found = thresholds.of(arithmetic, metrics, questions)
-    assert {"questions.ENVELOPE", "arithmetic.U"} <= found.keys()
+    found = thresholds.of(arithmetic, metrics, questions, statistic, stored)
+    assert {"questions.ENVELOPE", "arithmetic.U", "statistic.RMS_Z"} <= found.keys()
     assert all(f"`{name}`" in text and value.reason in text for name, value in found.items())
     assert all(what and operators for what, operators in rules.described().items())
     assert "`convolution`" in text and "`native_layer_norm`" in text
