@@ -35,13 +35,13 @@ RMS_Z = Threshold(
     question=2,
     decides="The root mean square of z over the elements of a product may be at most this.",
     reason="If all terms are equal, the rounding errors of a sum have one sign and add up to at "
-    "most n U |y| times 0.36, which is z = 3.6. Measured: 2.5 with constant weights, at most 1.2 "
-    "with other sound kernels (docs/detection.md).",
+    "most 0.36 n U times the result, which is z = 3.6. Measured: 2.5 with constant weights, "
+    "below 1 with other sound kernels (docs/detection.md).",
 )
 LARGEST_Z = Threshold(
     8.0,
     question=2,
-    decides="The largest |z| of the elements of a product may be at most this.",
+    decides="The largest magnitude of z in a product may be at most this.",
     reason="Sound kernels reach 4, with constant weights 5 (docs/detection.md). A normal number "
     "exceeds 8 once in 10^15.",
 )
