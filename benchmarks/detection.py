@@ -296,8 +296,8 @@ The number of trials is {trials}. "—" means that no size of this fault is seen
 For faults in bits, a number is the most bits with which the fault is seen. The faults are:
 
 - operands in fewer bits, ties to even (10 is TF32);
-- operands rounded toward zero (11 is HF32; with more bits the operands are better than promised, but
-  no known format explains the results);
+- operands rounded toward zero (11 is HF32; with more bits the operands are better than promised,
+  but no known format explains the results);
 - the sum rounded to fewer bits after every {chunk} terms (10 is float16);
 - results rounded to fewer bits;
 - one tile of {tile} × {tile} elements multiplied by 1 + the given error.

@@ -241,6 +241,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_small_faults_of_576_terms_are_caught(fault):
     caught = 0
