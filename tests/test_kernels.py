@@ -221,10 +221,13 @@ def float16_sums(x, w):
     return total
 
 
-def scaled_tile(x, w):
-    y = rounded("hf32")(x, w)
-    y[8:16, 8:16] *= 1.001
-    return y
+def scaled_tile(error):
+    def kernel(x, w):
+        y = rounded("hf32")(x, w)
+        y[8:16, 8:16] *= 1 + error
+        return y
+
+    return kernel
 
 
 def stored_in(bits):
@@ -235,7 +238,8 @@ FAULTS = {
     "TF32 operands": rounded("tf32"),
     "truncation toward zero": rounded("hf32", "toward_zero"),
     "float16 sums": float16_sums,
-    "one tile": scaled_tile,
+    "0.1 % in one tile": scaled_tile(1e-3),
+    "0.01 % in one tile": scaled_tile(1e-4),
     "results in float16": stored_in(10),
     "results in 18 bits": stored_in(18),
 }
