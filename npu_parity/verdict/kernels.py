@@ -26,8 +26,7 @@ from npu_parity.errors import first_line
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict import statistic
 from npu_parity.verdict.bounds import Expected, exact_and_bound
-from npu_parity.verdict.bounds.products import PRODUCTS, Product
-from npu_parity.verdict.bounds.rules import Operator
+from npu_parity.verdict.bounds.products import Product
 from npu_parity.verdict.operators import NO_BOUND, OperatorResult
 from npu_parity.verdict.recording import Call, tensors
 from npu_parity.verdict.statistic import LARGEST_Z, RMS_Z, Statistic
@@ -85,14 +84,11 @@ def _checked(call: Call, numerics: Numerics, run: Callable[[], Any]) -> Operator
     references = tensors(call.result)
     if not any(tensor.numel() for tensor in references):
         return nothing("no values to compare")
-    expected: list[Expected | None] | None
-    product = _product(call, numerics)
-    if product:
-        expected = [Expected(product.exact, product.bound, product.note)]
-    else:
-        expected = exact_and_bound(call, numerics)
+    expected = exact_and_bound(call, numerics)
     if expected is None:
         return nothing(f"{NO_BOUND} for {call.operator}")
+    float32 = references[0].dtype == torch.float32
+    product = expected[0].product if expected[0] and float32 else None
     runs = []
     for _ in range(2):
         try:
@@ -126,14 +122,6 @@ def _checked(call: Call, numerics: Numerics, run: Callable[[], Any]) -> Operator
     )
 
 
-def _product(call: Call, numerics: Numerics) -> Product | None:
-    """Return the product that a float32 convolution or matrix product computes; None for others."""
-    if call.name not in PRODUCTS or call.result.dtype != torch.float32:
-        return None
-    operator = Operator(call, torch.float64, numerics)
-    return Product(operator, operator.run())
-
-
 def _unrest(first: _Pairs, second: _Pairs, product: Product | None) -> float:
     """Return the largest difference of two runs, as a share of the bound of a float32 result."""
     largest = 0.0
@@ -149,7 +137,8 @@ def _worst(pairs: _Pairs) -> tuple[float, float, bool, tuple[int, ...], str]:
     """Return the largest and the mean error, whether it passed, the worst index and a note."""
     shares = [exact.share(value) for exact, value in pairs]
     maxima = [float(share.max()) if share.numel() else 0.0 for share in shares]
-    mean = sum(float(share.sum()) for share in shares) / sum(share.numel() for share in shares)
+    count = sum(share.numel() for share in shares)
+    mean = sum(float(share.sum()) for share in shares) / max(count, 1)
     largest = max(maxima)
     if largest == 0:
         return 0.0, 0.0, True, (), ""

@@ -35,7 +35,7 @@ def _products(operator: Operator, exact: Tensor) -> Tensor:
     a format rounds small numbers to a fixed distance, this distance replaces u times the number.
     """
     product = Product(operator, exact)
-    operator.note = product.note
+    operator.note, operator.product = product.note, product
     return product.bound
 
 
@@ -64,10 +64,12 @@ class Product:
         self._alpha = float(operator.arguments.get("alpha", 1))
         self.added = self._added()
         self.form, u, distance, largest = _rounding(operator)
-        self.terms = n = _terms(operator, self.x, self.w)
+        scaled = any(operator.arguments.get(name, 1) != 1 for name in ("alpha", "beta"))
+        self.terms = _terms(operator, self.x, self.w)
+        n = self.terms + 2 * scaled  # float32 rounds a scale, and the product with it
         x, w = self.x.abs(), self.w.abs()
         least = min(_least(x), _least(w))
-        if n and max(x.max(), w.max()) > largest:
+        if (x > largest).any() or (w > largest).any():
             self.note = f"an operand exceeds {largest:g}, the largest number of the format"
 
         def rounding(x: Tensor) -> Tensor:
