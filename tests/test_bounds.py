@@ -274,7 +274,7 @@ def test_product_bound_by_hand(form):
         terms = [abs(float(x[i, k])) * abs(float(w[j, k])) for k in range(7)]
         bias = abs(float(b[j]))
         bound = (2 * u + u * u) * sum(terms) + 8 * 2.0**-24 * ((1 + u) ** 2 * sum(terms) + bias)
-        assert float(expected.bound[i, j]) == pytest.approx(bound, rel=1e-9)
+        assert 1 <= float(expected.bound[i, j]) / bound < 1 + 1e-6  # float32 sums
         exact = math.fsum([*(float(x[i, k]) * float(w[j, k]) for k in range(7)), float(b[j])])
         assert float(expected.exact[i, j]) == pytest.approx(exact, abs=1e-12)
 

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CPU = Device("cpu")
 COLUMNS = [
     *("index", "module", "operator", "shapes"),
-    *("max_error_of_bound", "mean_error_of_bound", "result", "note"),
+    *("max_error_of_bound", "mean_error_of_bound", "max_error_of_predicted", "rms_z", "max_z"),
+    *("result", "note"),
 ]
 
 

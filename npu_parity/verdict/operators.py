@@ -13,7 +13,7 @@ from npu_parity import evidence
 NO_BOUND = "no bound is known"
 COLUMNS = (  # of operators.csv
     *("index", "module", "operator", "shapes", "max_error_of_bound", "mean_error_of_bound"),
-    *("result", "note"),
+    *("max_error_of_predicted", "rms_z", "max_z", "result", "note"),
 )
 
 
@@ -24,10 +24,15 @@ class OperatorResult:
     Attributes:
         shapes: shapes of the tensor operands, e.g. ``1x3x224x224 64x3x7x7``.
         largest_error, mean_error: over all elements, as a share of each element's bound; NaN if
-            nothing was compared.
+            nothing was compared. If only a sharper test failed, the largest error is a share of the
+            limit of that test. So an operator passes at 1 or below.
         passed: None if nothing was compared, because no bound is known or there are no values.
         worst: index of the worst element in its tensor; empty if all elements are equal.
-        note: why the operator did not pass.
+        note: why the operator did not pass, or that two runs differ.
+        predicted_error: largest error of a product against the product of rounded operands, as a
+            share of the bound of the float32 sum.
+        rms_z, largest_z: error of a product in standard deviations of random rounding; the root
+            mean square and the largest. All three are NaN if the test was not made.
     """
 
     index: int
@@ -39,12 +44,16 @@ class OperatorResult:
     passed: bool | None
     worst: tuple[int, ...]
     note: str
+    predicted_error: float = math.nan
+    rms_z: float = math.nan
+    largest_z: float = math.nan
 
     def row(self) -> dict[str, Any]:
         """Return the row of ``operators.csv``, by column."""
         result = {True: "PASS", False: "FAIL", None: ""}[self.passed]
         named = (self.index, self.module, self.operator, self.shapes)
-        values = (*named, self.largest_error, self.mean_error, result, self.note)
+        errors = (self.largest_error, self.mean_error, self.predicted_error)
+        values = (*named, *errors, self.rms_z, self.largest_z, result, self.note)
         return dict(zip(COLUMNS, values, strict=True))
 
     @classmethod
@@ -56,16 +65,23 @@ class OperatorResult:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "OperatorResult":
         """Read a row of ``operators.csv``. The row does not contain the worst element."""
+
+        def number(column: str) -> float:
+            return float(row.get(column) or math.nan)
+
         return cls(
             index=int(row["index"]),
             module=row["module"],
             operator=row["operator"],
             shapes=row["shapes"],
-            largest_error=float(row["max_error_of_bound"] or math.nan),
-            mean_error=float(row["mean_error_of_bound"] or math.nan),
+            largest_error=number("max_error_of_bound"),
+            mean_error=number("mean_error_of_bound"),
             passed={"PASS": True, "FAIL": False, "": None}[row["result"]],
             worst=(),
             note=row["note"],
+            predicted_error=number("max_error_of_predicted"),
+            rms_z=number("rms_z"),
+            largest_z=number("max_z"),
         )
 
 

@@ -43,11 +43,13 @@ class Expected:
         bound: float64 of the same shape, the largest allowed error of each element; None if the
             result must be equal.
         note: explains a possible failure, e.g. operands beyond the range of a format.
+        product: the bounds of rounded operands, if the operator is a product.
     """
 
     exact: Tensor
     bound: Tensor | None
     note: str = ""
+    product: products.Product | None = None
 
     def share(self, found: Tensor) -> Tensor:
         """Return each element's error as a share of its bound. An element passes at 1 or below.
@@ -66,8 +68,8 @@ class Expected:
             return share.masked_fill_((found != found) & (exact != exact), 0.0)
         found = found.double()
         share = (found - exact).abs_().div_(self.bound)
-        odd = ~(share.isfinite() & self.bound.isfinite())
-        if odd.any():
+        if not math.isfinite(share.sum() + self.bound.sum()):
+            odd = ~(share.isfinite() & self.bound.isfinite())
             overflow = found.isinf() & (exact.abs() + self.bound >= LARGEST)
             overflow &= found.sign() == exact.sign()
             equal = (found == exact) | (found.isnan() & exact.isnan()) | overflow
@@ -108,5 +110,5 @@ def exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | N
         return None
     bounds = bounds if isinstance(bounds, tuple) else (bounds,)
     held = zip(tensors(exact), bounds, strict=False)
-    expected = [Expected(e, b.expand(e.shape), operator.note) for e, b in held]
+    expected = [Expected(e, b.expand(e.shape), operator.note, operator.product) for e, b in held]
     return [*expected, *[None] * (len(results) - len(expected))]

@@ -22,6 +22,7 @@ class Operator:
         self, call: Call, dtype: torch.dtype | None = None, numerics: Numerics | None = None
     ):
         self.func, self.name, self.note = call.func, call.name, ""
+        self.product: Any = None  # what the rule of products knows, see `products.Product`
         self.numerics = numerics or Numerics()
         self.arguments: dict[str, Any] = call.arguments
         if dtype:

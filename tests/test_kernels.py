@@ -1,0 +1,446 @@
+"""Question 2 of products: sound kernels pass three tests, small faults do not."""
+
+import math
+import runpy
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_numerics import gfloat_round
+from torch import nn
+
+from npu_parity.backends.device import Device
+from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.formats import Numerics
+from npu_parity.numerics.rounding import round_mantissa, round_to
+from npu_parity.verdict import statistic
+from npu_parity.verdict.bounds.products import Product
+from npu_parity.verdict.bounds.rules import Operator
+from npu_parity.verdict.kernels import check_operators, execute
+from npu_parity.verdict.recording import record
+
+CPU = Device("cpu")
+TRIALS = 20
+
+
+class Net(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def calls_of(function, x):
+    """Record the products of a function."""
+    names = {"mm", "bmm", "addmm", "convolution"}
+    return [c for c in record(Net(function).eval(), x) if c.name in names]
+
+
+def only(results):
+    (result,) = results
+    return result
+
+
+def everywhere(form):
+    return Numerics(conv=form, matmul=form)
+
+
+def sound(numerics):
+    """Return a device that keeps its promise."""
+
+    def run(call, target):
+        with emulate(numerics):
+            return execute(call, target)
+
+    return run
+
+
+def checked(function, x, form="hf32", kernel=None):
+    """Check a product on a sound device, or with a kernel of its two operands."""
+    numerics = everywhere(form)
+    calls = calls_of(function, x)
+
+    def run(call, target):
+        return kernel(*call.args[-2:])
+
+    return only(check_operators(calls, CPU, run if kernel else sound(numerics), numerics))
+
+
+def operands(n, seed=0, side=64):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(side, n, generator=generator).relu()
+    return x, torch.randn(n, side, generator=generator)
+
+
+# --- Sound operators
+
+
+def photograph(channels=1, side=48):
+    """Return pixels with 256 levels, smooth over most of the image."""
+    torch.manual_seed(0)
+    coarse = torch.rand(1, channels, 6, 6)
+    smooth = F.interpolate(coarse, (side, side), mode="bilinear")
+    return (smooth * 255).round() / 255
+
+
+def filtered(*rows):
+    weight = torch.tensor(rows)
+    weight = weight[None, None].repeat(3, 1, 1, 1)
+    return lambda x: F.conv2d(x, weight, padding=1, groups=3)
+
+
+def dirac(x):
+    return F.conv2d(x, nn.init.dirac_(torch.empty(8, x.shape[1], 3, 3)), padding=1)
+
+
+def one_hot(x):
+    return F.one_hot(torch.arange(48) % 40, 48).float() @ x[0, 0]
+
+
+def attention(scale):
+    def function(x):
+        torch.manual_seed(1)
+        query, key, value = (torch.randn(2, 50, 16) for _ in range(3))
+        return (scale * query @ key.mT).softmax(-1).bmm(value)
+
+    return function
+
+
+SOBEL = filtered([1.0, 0, -1], [2, 0, -2], [1, 0, -1])
+BOX = filtered(*[[1 / 9] * 3] * 3)
+SHARP_BOX = filtered(*[[0.125] * 3] * 3)
+HAAR = filtered([0.5, -0.5, 0], [0.5, -0.5, 0], [0.0, 0, 0])
+BLUR = filtered([1 / 16, 1 / 8, 1 / 16], [1 / 8, 1 / 4, 1 / 8], [1 / 16, 1 / 8, 1 / 16])
+
+
+@pytest.mark.parametrize("form", ["fp32", "hf32", "tf32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("function", "channels"),
+    [
+        *((dirac, 3), (one_hot, 1), (attention(1), 1), (attention(30), 1), (attention(300), 1)),
+        *((SOBEL, 3), (BOX, 3), (SHARP_BOX, 3), (HAAR, 3), (BLUR, 3)),
+    ],
+)
+@pytest.mark.parametrize("noise", [0, 1])
+def test_operators_whose_results_have_few_bits(function, channels, form, noise):
+    """Filters, selections and saturated attention give exact results with few bits."""
+    x = photograph(channels)
+    x = x + noise * torch.randn_like(x)
+    numerics = everywhere(form)
+    results = check_operators(calls_of(function, x), CPU, sound(numerics), numerics)
+    assert results and all(r.passed for r in results), results
+
+
+@pytest.mark.parametrize("form", ["fp32", "hf32", "bf16"])
+@pytest.mark.parametrize("n", [1, 2, 9, 64, 576, 4608])
+@pytest.mark.parametrize("kind", ["one value", "one row", "small", "few values", "tiny", "huge"])
+def test_constant_and_unusual_operands_raise_no_alarm(kind, n, form):
+    x, w = operands(n)
+    if kind == "one value":
+        x, w = torch.full_like(x, 0.3), torch.full_like(w, -0.7)
+    elif kind == "one row":
+        x, w = x[:1].expand_as(x).contiguous(), w[:, :1].expand_as(w)
+    elif kind == "small":
+        x = 1e-5 + 1e-9 * x
+    elif kind == "few values":
+        x, w = x.sign(), 0.1 * w.sign()
+    elif kind == "tiny":
+        x, w = x * 1e-25, w * 1e-19
+    elif kind == "huge":
+        x, w = x * 1e18, w * 1e18
+    result = checked(lambda x: x @ w, x, form)
+    assert result.passed, result
+
+
+def sums_in_order(x, w):
+    """Add one term after the other in float32."""
+    total = torch.zeros(x.shape[0], w.shape[1])
+    for k in range(x.shape[1]):
+        total = torch.addcmul(total.double(), x[:, k, None].double(), w[k].double()).float()
+    return total
+
+
+def sums_truncated(x, w, step=8):
+    """Truncate a sum after every eight terms, like the matrix units of NVIDIA."""
+    total = torch.zeros(x.shape[0], w.shape[1])
+    for a, b in zip(x.split(step, 1), w.split(step), strict=True):
+        exact = total.double() + a.double() @ b.double()
+        total = exact.float()
+        past = total.double().abs() > exact.abs()
+        total = total.where(~past, total.nextafter(torch.zeros_like(total)))
+    return total
+
+
+@pytest.mark.parametrize("n", [8, 64, 576, 2304])
+@pytest.mark.parametrize("add", [sums_in_order, sums_truncated, torch.mm])
+@pytest.mark.parametrize("rounding", ["nearest_even", "nearest_away", "fp32"])
+def test_other_orders_of_a_sum_and_better_operands_pass(n, add, rounding):
+    """A device may use float32 operands where it promises HF32, and may round ties away."""
+
+    def kernel(x, w):
+        if rounding != "fp32":
+            x, w = (round_to(t, "hf32", rounding) for t in (x, w))
+        return add(x, w)
+
+    x, w = operands(n)
+    result = checked(lambda x: x @ w, x, kernel=kernel)
+    assert result.passed, result
+    if rounding != "nearest_away":  # long sums do not show how ties are rounded
+        assert result.rms_z < 0.5 * statistic.RMS_Z and result.largest_z < 0.5 * statistic.LARGEST_Z
+
+
+def test_results_of_a_clean_product_say_how_small_its_errors_are():
+    x, w = operands(576)
+    result = checked(lambda x: x @ w, x)
+    assert 0 < result.predicted_error < 0.1 and 0 < result.rms_z < result.largest_z < 4
+    row = result.row()
+    found = row["max_error_of_predicted"], row["rms_z"], row["max_z"]
+    assert found == (result.predicted_error, result.rms_z, result.largest_z)
+    relu = only(check_operators(record(nn.ReLU(), x), CPU))
+    assert math.isnan(relu.predicted_error) and math.isnan(relu.rms_z)
+
+
+# --- Faults
+
+
+def rounded(*how):
+    return lambda x, w: round_to(x, *how) @ round_to(w, *how)
+
+
+def float16_sums(x, w):
+    total = torch.zeros(x.shape[0], w.shape[1])
+    for a, b in zip(round_to(x, "hf32").split(16, 1), round_to(w, "hf32").split(16), strict=True):
+        total = (total + a @ b).half().float()
+    return total
+
+
+def scaled_tile(error):
+    def kernel(x, w):
+        y = rounded("hf32")(x, w)
+        y[8:16, 8:16] *= 1 + error
+        return y
+
+    return kernel
+
+
+def stored_in(bits):
+    return lambda x, w: round_mantissa(rounded("hf32")(x, w), bits)
+
+
+FAULTS = {
+    "TF32 operands": rounded("tf32"),
+    "truncation toward zero": rounded("hf32", "toward_zero"),
+    "float16 sums": float16_sums,
+    "0.1 % in one tile": scaled_tile(1e-3),
+    "0.01 % in one tile": scaled_tile(1e-4),
+    "results in float16": stored_in(10),
+    "results in 18 bits": stored_in(18),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_small_faults_of_576_terms_are_caught(fault):
+    caught = 0
+    for seed in range(TRIALS):
+        x, w = operands(576, seed)
+        result = checked(lambda x, w=w: x @ w, x, kernel=FAULTS[fault])
+        caught += result.passed is False and result.largest_error > 1
+    assert caught >= 0.95 * TRIALS
+
+
+def test_the_worst_case_alone_does_not_see_most_of_them():
+    """Thus the other tests are necessary."""
+    x, w = operands(576)
+    of = product(x, w)
+    within = [
+        name
+        for name, kernel in FAULTS.items()
+        if ((kernel(x, w).double() - of.exact).abs() <= of.bound).all()
+    ]
+    assert within == [name for name in FAULTS if name != "float16 sums"]
+
+
+def test_a_fault_of_a_float32_sum_is_caught():
+    x, w = operands(576)
+
+    def kernel(x, w):
+        y = x @ w
+        y[8:16, 8:16] *= 1 + 1e-4
+        return y
+
+    result = checked(lambda x: x @ w, x, "fp32", kernel)
+    assert result.passed is False and "standard deviations" in result.note
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(5, 6)])
+@pytest.mark.parametrize("bias", [0, 0.1, 3.0])
+def test_coarse_sums_are_seen_through_a_bias_and_in_one_row(bias, rows):
+    """A convolution stores its sums in 16 bits, in all channels or in one, and adds the bias."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(64, 16, 3, bias=False)
+    added = bias * torch.randn(16, 1, 1)
+
+    def run(call, target):
+        sums = F.conv2d(*(round_to(t, "hf32") for t in call.args[:2]))
+        sums[:, rows] = round_mantissa(sums, 16)[:, rows]
+        return sums + added
+
+    x = torch.randn(1, 64, 14, 14)
+    calls = calls_of(lambda x: F.conv2d(x, layer.weight, added.flatten()), x)
+    result = only(check_operators(calls, CPU, run, everywhere("hf32")))
+    assert result.passed is False
+    assert result.note.startswith("results use ") and "predicted results use 2" in result.note
+    assert math.isinf(result.largest_error)
+
+
+def test_a_note_says_which_operands_were_expected():
+    x, w = operands(64)
+    result = checked(lambda x: x @ w, x, kernel=rounded("tf32"))
+    assert result.passed is False and "follows from operands in hf32" in result.note
+    assert result.note.startswith("found ") and len(result.note) < 300
+
+
+# --- Two runs
+
+
+def twice(change, function=torch.sigmoid):
+    """Check an operator whose second run differs."""
+    x, w = operands(576)
+    runs = []
+
+    def run(call, target):
+        runs.append(execute(call, target))
+        return change(runs[-1]) if len(runs) % 2 == 0 else runs[-1]
+
+    return check_operators(record(Net(function or (lambda x: x @ w)).eval(), x), CPU, run)[-1]
+
+
+@pytest.mark.parametrize("function", [torch.sigmoid, None])
+def test_two_runs_that_differ(function):
+    same = twice(lambda y: y.clone(), function)
+    assert same.passed and not same.note
+    close = twice(lambda y: y * (1 + 2.0**-23), function)
+    assert close.passed and close.note.startswith("two runs on the same operands differ by 0.")
+    far = twice(lambda y: y * 1.01, function)
+    assert far.passed is False and far.largest_error > 1
+    assert far.note.startswith("two runs on the same operands differ by ")
+    assert "mantissa bits" not in far.note
+
+
+def test_two_runs_must_be_equal_if_the_result_must_be_exact():
+    far = twice(lambda y: y + 1, torch.relu)
+    assert far.passed is False and far.note.startswith("two runs")
+
+
+def test_nan_in_both_runs_is_no_difference():
+    calls = record(Net(torch.log).eval(), torch.tensor([-1.0, 1.0]))
+    assert all(r.passed and not r.note for r in check_operators(calls, CPU))
+
+
+# --- The products themselves
+
+
+def product(x, w, form="hf32", rounding="nearest_even"):
+    numerics = Numerics(conv=form, matmul=form, rounding=rounding)
+    operator = Operator(only(calls_of(lambda x: x @ w, x)), torch.float64, numerics)
+    return Product(operator, operator.run())
+
+
+ORACLES = {
+    "bf16": lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float64),
+    "fp16": lambda a: a.astype(np.float16).astype(np.float64),
+    "hf32": lambda a: gfloat_round(torch.from_numpy(a), 11, "nearest_even").double().numpy(),
+    "tf32": lambda a: gfloat_round(torch.from_numpy(a), 10, "nearest_even").double().numpy(),
+    "fp32": lambda a: a.astype(np.float64),
+}
+
+
+@pytest.mark.parametrize("form", ORACLES)
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 3e-5])
+def test_predicted_products_against_other_libraries(form, scale):
+    """The prediction differs from the float64 product by much less than float32 sums do."""
+    for n in (1, 7, 100, 1000):
+        x, w = operands(n, side=8)
+        x = x * scale
+        of = product(x, w, form)
+        name, predicted = next(of.predicted())
+        oracle = ORACLES[form](x.numpy()) @ ORACLES[form](w.numpy())
+        assert name == form
+        error = np.abs(predicted.numpy() - oracle)
+        assert (error <= 0.02 * of.sums.numpy()).all()
+
+
+def test_predicted_products_are_scaled_and_added_to():
+    x, w = operands(50, side=6)
+    bias = torch.randn(6)
+    for alpha, beta in ((1, 1), (-2, 0.5), (0, 3)):
+        calls = calls_of(lambda x, a=alpha, b=beta: torch.addmm(bias, x, w, alpha=a, beta=b), x)
+        operator = Operator(only(calls), torch.float64, everywhere("hf32"))
+        of = Product(operator, operator.run())
+        a, b = (round_to(t, "hf32").double() for t in (x, w))
+        _, predicted = next(of.predicted())
+        assert ((predicted - (alpha * a @ b + beta * bias)).abs() <= 0.02 * of.sums).all()
+
+
+@pytest.mark.parametrize("form", ["fp32", "hf32", "fp16", "bf16"])
+def test_bound_of_sums_by_hand(form):
+    """(n + 1) U (|x̂| ∗ |ŵ| + |bias|), and hardly more: a wider bound would hide faults."""
+    x, w = operands(64, side=8)
+    of = product(x, w, form)
+    a, b = (round_to(t, form).double().abs() for t in (x, w))
+    least = 65 * 2.0**-24 * (a @ b)
+    assert (of.sums >= least).all() and (of.sums <= 1.02 * least).all()
+
+
+@pytest.mark.parametrize("n", [1, 3, 16, 300])
+def test_sums_in_any_order_keep_to_their_bound(n):
+    x, w = operands(n, side=8)
+    of = product(x, w)
+    _, predicted = next(of.predicted())
+    a, b = round_to(x, "hf32"), round_to(w, "hf32")
+    for order in (torch.arange(n), torch.randperm(n), (a[0] * b[:, 0]).argsort()):
+        found = sums_in_order(a[:, order], b[order]).double()
+        assert ((found - predicted).abs() <= of.sums).all()
+
+
+def test_flushed_subnormals_keep_to_the_bound():
+    x, w = operands(9, side=8)
+    x, w = x * 1e-39, w * 1e20
+    of = product(x, w, "bf16")
+    _, predicted = next(of.predicted())
+    assert (predicted.abs() <= of.sums).all()  # all operands become zero
+
+
+def test_products_without_terms():
+    x = torch.zeros(3, 0)
+    result = checked(lambda x: x @ torch.zeros(0, 4), x)
+    assert result.passed and result.largest_error == 0
+
+
+def test_limits_lie_between_sound_kernels_and_faults():
+    """The deviation has the right size: the errors of random sums in order are near 1 or below."""
+    x, w = operands(27, side=64)
+    of = product(x, w, "fp32")
+    z = statistic.measure(sums_in_order(x, w).double() - of.exact, statistic.deviation(of))
+    assert 0.1 < z.rms < 1 and z.largest < 5
+
+
+@pytest.mark.slow
+def test_detection_of_the_benchmark():
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "detection.py"
+    detection = runpy.run_path(str(path), run_name="detection")
+    low, high = detection["wilson"](0, 10_000)
+    assert low == 0 and 3.8e-4 < high < 3.9e-4  # z² / (n + z²)
+    detection["limits"].__globals__.update(TERMS=(144,))
+    least = detection["smallest"](detection["limits"](2)).set_index(["fault", "test"])["size"]
+    assert least["operands in fewer bits", "worst case"] < 10
+    assert least["operands in fewer bits", "all"] == 10
+    assert least["results stored in fewer bits", "mantissa bits"] >= 18
