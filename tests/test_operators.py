@@ -333,7 +333,7 @@ def test_a_device_that_cannot_run_an_operator_fails(convolutional):
 def test_what_has_no_bound_or_no_values_is_no_pass():
     class Net(nn.Module):
         def forward(self, x):
-            x = F.interpolate(x, (5, 5), mode="bicubic")
+            x = torch.special.bessel_j0(x)
             return x[:, :0]
 
     resized, *_, sliced = check_operators(record(Net(), torch.randn(1, 2, 4, 4)), CPU)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from npu_parity.backends.device import Device
 from npu_parity.errors import first_line
 from npu_parity.numerics.formats import Numerics
-from npu_parity.verdict.bounds import Expected, exact_and_bound
+from npu_parity.verdict.bounds import Expected, exact_and_bound, why_no_bound
 from npu_parity.verdict.bounds.products import PRODUCTS
 from npu_parity.verdict.metrics import coarsened
 from npu_parity.verdict.operators import NO_BOUND, OperatorResult
@@ -82,7 +82,7 @@ def _held(call: Call, numerics: Numerics, run: Callable[[], Any]) -> _Held:
         return *nothing, "no values to compare"
     expected = exact_and_bound(call, numerics)
     if expected is None:
-        return *nothing, f"{NO_BOUND} for {call.operator}"
+        return *nothing, f"{NO_BOUND} for {call.operator}{why_no_bound(call, numerics)}"
     failed = math.inf, math.inf, False, ()
     try:
         found = tensors(run())

@@ -32,7 +32,7 @@ def _products(operator: Operator, exact: Tensor) -> Tensor:
     first, second, added = PRODUCTS[operator.name]
     x, w = operator[first].abs(), operator[second].abs()
     u, distance, largest = _rounding(operator)
-    if max(x.max(), w.max()) > largest:
+    if (x > largest).any() or (w > largest).any():
         operator.note = f"an operand exceeds {largest:g}, the largest number of the format"
 
     def product(x: Tensor, w: Tensor) -> Tensor:
@@ -55,7 +55,8 @@ def _products(operator: Operator, exact: Tensor) -> Tensor:
         perturbed = product(raised(x), raised(w))
     else:
         perturbed = magnitude * (1 + u) ** 2
-    n = _terms(operator, x, w)
+    scaled = any(operator.arguments.get(name, 1) != 1 for name in ("alpha", "beta"))
+    n = _terms(operator, x, w) + 2 * scaled  # float32 rounds a scale, and the product with it
     bias = _added(operator, added, exact)
     return perturbed - magnitude + (n + 1) * (U * (perturbed + bias) + TINY)
 
