@@ -34,7 +34,10 @@ def main(
         {
             "differences": differences,
             "operators": len(frame),
-            "without_bound": without_bound(operators or ()),
+            "without_bound": [
+                {"operator": name, "share_of_elements": share}
+                for name, share in without_bound(operators or ()).items()
+            ],
             "threads": used,
         },
     )

@@ -177,7 +177,7 @@ def _expected(
     if call.name in INDICES:
         return _values_and_indices(Operator(call, flushed=flushed))
     if call.name == "nms":
-        expect_decided(Operator(call, exact=True))
+        expect_decided(Operator(call, torch.float64))
     if _moves(call) or selects or not computed:
         return [Expected(e, None) for e in tensors(Operator(call, flushed=flushed).run())]
     if call.name not in RULES or call.func.namespace not in _LIBRARIES:
@@ -193,7 +193,7 @@ def _expected(
 def _bounded(
     call: Call, numerics: Numerics, double: bool, flushed: bool
 ) -> list[Expected | None] | None:
-    operator = Operator(call, numerics, exact=True, flushed=flushed)
+    operator = Operator(call, torch.float64, numerics, flushed)
     exact = operator.run()
     bounds = RULES[call.name](operator, exact)
     if bounds is None:

@@ -31,23 +31,22 @@ class Operator:
     def __init__(
         self,
         call: Call,
+        dtype: torch.dtype | None = None,
         numerics: Numerics | None = None,
-        *,
-        exact: bool = False,
         flushed: bool = False,
     ):
         """Prepare the operator to run again.
 
         Args:
             call: the recorded operator.
+            dtype: float64 converts all floating-point and complex operands; None leaves them.
             numerics: the numerics of the device; default float32.
-            exact: whether all operands become float64.
             flushed: whether subnormal operands become zero.
         """
         self.func, self.name, self.note = call.func, call.name, ""
         self.free: Tensor | None = None
         self.numerics = numerics or Numerics()
-        self._exact = exact
+        exact = self._exact = dtype is torch.float64
 
         def converted(value: Any) -> Any:
             if isinstance(value, Tensor):
