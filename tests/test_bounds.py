@@ -570,6 +570,8 @@ def test_complex_results_have_a_bound_for_each_component():
     last_bit = torch.complex((x * x).real, (x * x).imag * (1 + 2 * U))
     assert (expected.share(last_bit) <= 1).all()
     assert (only(torch.abs, x).bound > 0).all()
+    total = only(lambda x: x.sum(0, dtype=torch.complex64), x)
+    assert 0 < float(total.bound) < 1e-5
 
 
 @pytest.mark.parametrize(

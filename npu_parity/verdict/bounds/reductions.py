@@ -16,7 +16,7 @@ from npu_parity.verdict.bounds.rules import Operator, bound
 def _sums(operator: Operator, exact: Tensor) -> Tensor:
     """(n + 1) U times the sum or mean of |x| (Higham, section 4.2)."""
     x = operator.tensor("self")
-    magnitude: Tensor = operator.magnitude()
+    magnitude: Tensor = operator.magnitude().abs()  # of a complex dtype, if it is given
     n = _size(x, operator["dim"]) if operator.name == "cumsum" else x.numel() // exact.numel()
     operator.allow(magnitude * (n if operator.name == "mean" else 1) >= LARGEST)
     return (n + 1) * (U * magnitude + TINY)
