@@ -36,7 +36,10 @@ def main(
             "operators": len(frame),
             "inputs": original.chosen,
             "unseen": original.unseen(),
-            "without_bound": without_bound(operators or ()),
+            "without_bound": [
+                {"operator": name, "share_of_elements": share}
+                for name, share in without_bound(operators or ()).items()
+            ],
             "threads": used,
         },
     )

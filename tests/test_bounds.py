@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from npu_parity.backends.device import Device
 from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import FORMATS, ROUNDINGS, Numerics
-from npu_parity.verdict.bounds import Expected, exact_and_bound
+from npu_parity.verdict.bounds import Expected, exact_and_bound, rules, why_no_bound
 from npu_parity.verdict.bounds.arithmetic import TINY, U
-from npu_parity.verdict.kernels import execute
+from npu_parity.verdict.kernels import check_operators, execute
 from npu_parity.verdict.recording import record, tensors
 
 CPU = torch.device("cpu")
@@ -45,10 +47,10 @@ def shares(call, numerics=None):
     assert pairs
     for e, _ in pairs:
         if e is not None and e.bound is not None:
-            assert e.bound.shape == e.exact.shape and e.bound.dtype == e.exact.dtype
+            assert e.bound.shape == e.exact.shape and e.bound.dtype == torch.float64
             bound = e.bound[e.exact.isfinite()]
-            assert ((bound > 0) & (bound < math.inf)).all()
-    return [float(e.share(f).max()) for e, f in pairs if e is not None]
+            assert ((bound >= 0) & (bound < math.inf)).all()
+    return [float(e.share(f).max()) for e, f in pairs if e is not None and f.numel()]
 
 
 def values(generator, shape, exponent, wide):
@@ -103,7 +105,15 @@ def batch_norm(x, mean, var, w, b):
     return F.batch_norm(x, mean, var.abs() + 1e-3, w, b)
 
 
+def sampled(x, grid, mode):
+    paddings = "zeros", "border", "reflection"
+    found = [F.grid_sample(x, grid, mode, p, align_corners=p == "border") for p in paddings]
+    return sum(found)
+
+
 PLANE = (2, 6, 9, 8)
+INDEX = torch.tensor([0, 2, 2, 5, 2, 0])[:, None].expand(6, 7)
+BOXES = torch.tensor([[0, 0.3, 0.7, 5.1, 8.2], [1, -3, 2.1, 9.7, 3.3], [1, 4.2, 4.4, 4.9, 4.6]])
 OTHERS = {
     "batch norm": (batch_norm, [PLANE, (6,), (6,), (6,), (6,)], 30),
     "batch norm without weights": (
@@ -154,6 +164,102 @@ OTHERS = {
         [PLANE],
         100,
     ),
+    "bicubic": (lambda x: F.interpolate(x, (13, 5), mode="bicubic"), [PLANE], 100),
+    "antialiased": (
+        lambda x: (
+            F.interpolate(x, (4, 3), mode="bilinear", antialias=True)
+            + F.interpolate(x, (4, 3), mode="bicubic", antialias=True)
+        ),
+        [PLANE],
+        100,
+    ),
+    "nearest-exact": (lambda x: F.interpolate(x, (3, 16), mode="nearest-exact"), [PLANE], 100),
+    "grid_sample": (lambda x, g: sampled(x, g, "bilinear"), [PLANE, (2, 4, 3, 2)], 3),
+    "grid_sample nearest": (lambda x, g: sampled(x, g, "nearest"), [PLANE, (2, 4, 3, 2)], 3),
+    "grid_sample bicubic": (lambda x, g: sampled(x, g, "bicubic"), [PLANE, (2, 4, 3, 2)], 3),
+    "grid_sample 3d": (
+        lambda x, g: F.grid_sample(x[None], g, align_corners=True, padding_mode="border"),
+        [PLANE, (1, 2, 4, 3, 3)],
+        3,
+    ),
+    "roi_align": (lambda x: torchvision.ops.roi_align(x, BOXES, (2, 3)), [PLANE], 100),
+    "roi_align aligned": (
+        lambda x: torchvision.ops.roi_align(x, BOXES, 2, 0.5, 2, aligned=True),
+        [PLANE],
+        100,
+    ),
+    "embedding bag": (
+        lambda w, s: F.embedding_bag(
+            torch.arange(6).view(2, 3), w, mode="sum", per_sample_weights=s
+        ),
+        [(6, 7), (2, 3)],
+        40,
+    ),
+    "embedding bag mean": (
+        lambda w: F.embedding_bag(torch.arange(6).view(2, 3), w),
+        [(6, 7)],
+        100,
+    ),
+    "scatter_add": (lambda x, y: x.scatter_add(0, INDEX, y), [(6, 7), (6, 7)], 100),
+    "scatter_reduce": (
+        lambda x, y: sum(
+            x.scatter_reduce(0, INDEX, y, reduction) for reduction in ("sum", "mean", "amax")
+        ),
+        [(6, 7), (6, 7)],
+        100,
+    ),
+    "scatter_reduce prod": (
+        lambda x, y: x.scatter_reduce(0, INDEX, y, "prod"),
+        [(6, 7), (6, 7)],
+        10,
+    ),
+    "index_add": (lambda x, y: x.index_add(0, INDEX[:, 0], y, alpha=2), [(6, 7), (6, 7)], 100),
+    "index_put": (
+        lambda x, y: x.index_put([INDEX[:, 0]], y, accumulate=True),
+        [(6, 7), (6, 7)],
+        100,
+    ),
+    "unpool": (
+        lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+        [(2, 6, 8, 8)],
+        100,
+    ),
+    "cumprod": (lambda x: x.cumprod(1), [PLANE], 20),
+    "norms": (
+        lambda x: sum(torch.linalg.vector_norm(x, p, 1) for p in (0, 0.5, 3, math.inf, -math.inf)),
+        [PLANE],
+        12,
+    ),
+    "norm of a negative order": (
+        lambda x: torch.linalg.vector_norm(x, -2.5, 1),
+        [PLANE],
+        4,
+    ),
+    "cdist": (lambda x, y: torch.cdist(x, y), [(30, 5), (28, 5)], 30),
+    "cdist of other orders": (
+        lambda x, y: torch.cdist(x, y, 1.0) + torch.cdist(x, y, 3.0),
+        [(3, 5), (4, 5)],
+        10,
+    ),
+    "remainder": (lambda x, y: x % (y.abs() + 0.1) + x % 0.3 + torch.fmod(x, 0.7), [PLANE] * 2, 5),
+    "fmax": (lambda x, y: torch.fmax(x, y) + torch.fmin(x, y).nan_to_num(), [PLANE] * 2, 100),
+    "shrink": (lambda x: F.softshrink(x, 0.3) + F.hardshrink(x), [PLANE], 100),
+    "log_sigmoid": (F.logsigmoid, [PLANE], 100),
+    "logaddexp": (lambda x, y: torch.logaddexp(x, y) + torch.logaddexp2(x, y), [PLANE] * 2, 8),
+    "atan2, hypot": (lambda x, y: torch.atan2(x, y) + torch.hypot(x, y), [PLANE] * 2, 60),
+    "hyperbolic": (lambda x: x.sinh() + x.cosh() + x.asinh() + x.exp2(), [PLANE], 5),
+    "inverse": (
+        lambda x: (y := x.sigmoid()).asin() + y.acos() + y.atanh() + (1 + x.abs()).acosh(),
+        [PLANE],
+        2,
+    ),
+    "tan": (lambda x: x.tan() + x.sinc(), [PLANE], 4),
+    "erf family": (lambda x: x.erfc() + x.sigmoid().erfinv(), [PLANE], 3),
+    "gamma": (lambda x: x.lgamma() + x.digamma(), [PLANE], 4),
+    "logit": (lambda x: x.sigmoid().logit(1e-6), [PLANE], 4),
+    "logsumexp of planes": (lambda x: x.logsumexp((1, 2)), [PLANE], 8),
+    "fft": (lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * (1 + 2j)).abs(), [PLANE], 30),
+    "complex": (lambda x, y: (torch.complex(x, y) / (2 + 1j)).abs(), [PLANE] * 2, 30),
     "add": (lambda x, y: x + y, [PLANE, (6, 1, 1)], 100),
     "add scaled": (lambda x, y: torch.add(x, y, alpha=0.3), [PLANE, PLANE], 100),
     "add number": (lambda x: x + 0.1, [PLANE], 100),
@@ -376,21 +482,240 @@ def test_masked_attention_scores():
 def test_ties_of_a_maximum_may_go_either_way():
     call = recorded(lambda x: F.max_pool2d(x, 2), torch.zeros(1, 1, 2, 2))[0]
     values, indices = exact_and_bound(call, Numerics())
-    assert indices is None and values.bound is None
+    assert indices.share(torch.full((1, 1, 1, 1), 3)).tolist() == [[[[0.0]]]]
+    assert indices.share(torch.full((1, 1, 1, 1), 4)).tolist() == [[[[math.inf]]]]
+    assert values.bound is None
     assert float(values.share(torch.full((1, 1, 1, 1), 1e-30))) == math.inf
 
 
 @pytest.mark.parametrize(
     ("function", "operand"),
     [
-        (lambda x: F.interpolate(x, (5, 5), mode="bicubic"), torch.randn(1, 2, 8, 8)),
+        (torch.special.bessel_j0, torch.randn(3)),
         (torch.rand_like, torch.randn(3)),
         (lambda x: torch.randint_like(x, 9), torch.arange(3)),
-        (lambda x: x @ x, torch.randn(3, 3).double()),
         (lambda x: x + x, torch.randn(3).half()),
-        (lambda x: x.index_put([torch.tensor([0, 0])], x[:2], accumulate=True), torch.randn(3)),
-        (lambda x: torch.linalg.vector_norm(x, ord=3), torch.randn(3)),
+        (torch.tanh, torch.randn(3, dtype=torch.complex64)),
+        (lambda x: torch.std(x, 0), torch.randn(3).double()),
     ],
 )
 def test_what_has_no_bound_says_so(function, operand):
     assert any(exact_and_bound(c, Numerics()) is None for c in recorded(function, operand))
+
+
+@pytest.mark.parametrize("name", [*PRODUCTS, *OTHERS])
+def test_no_element_of_ordinary_operands_is_free(name):
+    function, shapes, _ = {**PRODUCTS, **OTHERS}[name]
+    for call in recorded(function, *(torch.rand(s) + 0.1 for s in shapes)):
+        for expected in exact_and_bound(call, Numerics()):
+            assert expected is None or expected.free is None, call.operator
+
+
+def only(function, *operands, name=None, numerics=None):
+    """Return what the single tensor of the last call must be."""
+    *_, call = recorded(function, *operands, name=name)
+    return exact_and_bound(call, numerics or Numerics())[0]
+
+
+def test_a_negative_divisor_is_no_negative_bound():
+    x = torch.rand(1, 1, 4, 4)
+    expected = only(lambda x: F.avg_pool2d(x, 2, divisor_override=-3), x)
+    assert (expected.bound > 0).all()
+    assert (expected.share(torch.full((1, 1, 2, 2), 7.0)) > 1).all()
+
+
+def test_a_negative_bound_is_no_bound(monkeypatch):
+    call = recorded(torch.tanh, torch.ones(3))[0]
+    monkeypatch.setitem(rules.RULES, "tanh", lambda operator, exact: -exact)
+    assert exact_and_bound(call, Numerics()) is None
+    assert "negative" in why_no_bound(call, Numerics())
+
+
+def test_a_rule_that_fails_costs_its_operator_only(monkeypatch):
+    def fails(operator, exact):
+        raise IndexError("no such dimension")
+
+    monkeypatch.setitem(rules.RULES, "tanh", fails)
+    found = check_operators(recorded(lambda x: x.tanh() + 1, torch.ones(3)), Device("cpu"))
+    assert [r.passed for r in found] == [None, True]
+    end = "for aten.tanh.default: IndexError: no such dimension"
+    assert found[0].note == f"no bound is known {end}"
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: x.softmax(0), ()),
+        (lambda x: x.log_softmax(0), ()),
+        (lambda x: x.cumsum(0) + x.cumprod(0), ()),
+        (lambda x: x.logsumexp(0), ()),
+        (lambda x: x.logsumexp((0, 2)), (2, 3, 4)),
+        (lambda x: x.logsumexp((0, -1), keepdim=True), (2, 3, 4)),
+        (lambda x: x[:, :0] @ x[:0], (3, 3)),
+        (lambda x: torch.addmm(x, x[:, :0], x[:0], beta=0.3), (3, 3)),
+        (lambda x: F.conv2d(x[:, :0], torch.ones(3, 0, 1, 1)), (1, 2, 3, 3)),
+    ],
+)
+def test_odd_shapes(function, shape):
+    for call in recorded(function, torch.randn(shape)):
+        assert max(shares(call), default=0) <= 1, call.operator
+
+
+def test_complex_results_have_a_bound_for_each_component():
+    x = torch.tensor([1 + 2j, 3 - 1j])
+    expected = only(lambda x: x * x, x)
+    off = torch.tensor([1 + 1e-7j, 1e-3])
+    share = expected.share(x * x * off)
+    assert share[0] <= 1 < share[1]
+    last_bit = torch.complex((x * x).real, (x * x).imag * (1 + 2 * U))
+    assert (expected.share(last_bit) <= 1).all()
+    assert (only(torch.abs, x).bound > 0).all()
+    total = only(lambda x: x.sum(0, dtype=torch.complex64), x)
+    assert 0 < float(total.bound) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.argmax(1),
+        lambda x: x.argmin(1, keepdim=True),
+        lambda x: x.max(1),
+        lambda x: x.min(1),
+        lambda x: x.topk(2, 1),
+        lambda x: x.sort(1),
+        lambda x: x.median(1),
+        lambda x: x.kthvalue(2, 1),
+        lambda x: x.mode(1),
+        lambda x: x.cummax(1),
+    ],
+)
+def test_an_index_must_select_the_value(function):
+    """Any index of equal values passes, no other index does."""
+    tied = torch.tensor([[1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0]])
+    *_, call = recorded(function, tied)
+    indices = exact_and_bound(call, Numerics())[-1]
+    size = tied.shape[call.arguments["dim"]]
+    found = tensors(call.result)[-1]
+    for index in range(size):
+        assert (indices.share(torch.full_like(found, index)) == 0).all()
+    for index in (-1, size):
+        assert (indices.share(torch.full_like(found, index)) == math.inf).all()
+    different = torch.arange(8.0).view(2, 4)
+    *_, call = recorded(function, different)
+    right = tensors(call.result)[-1]
+    indices = exact_and_bound(call, Numerics())[-1]
+    wrong = (right + 1) % different.shape[call.arguments["dim"]]
+    assert (indices.share(right) == 0).all() and (indices.share(wrong) == math.inf).all()
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_nan_in_an_interpolation_voids_its_neighbours_only(mode, odd):
+    x = torch.randn(1, 1, 16, 16)
+    x[0, 0, 2, 2] = odd
+    expected = only(lambda x: F.interpolate(x, (32, 32), mode=mode), x)
+    found = expected.exact.float()
+    assert (expected.share(found) <= 1).all()
+    found[..., 4, 4] = 7  # a weight of almost 0 may be 0
+    assert (expected.share(found) <= 1).all()
+    found[..., 20, 20] += 1
+    assert float(expected.share(found)[0, 0, 20, 20]) > 1
+
+
+@pytest.mark.parametrize(
+    ("function", "operand", "found"),
+    [
+        (lambda x: torch.linalg.vector_norm(x), [3e19, 4e19], math.inf),
+        (lambda x: torch.linalg.vector_norm(x, 3), [3e15, 4e15], math.inf),
+        (lambda x: x.sum(), [3e38, 3e38, -3e38], math.inf),
+        (lambda x: x.mean(), [3e38, 3e38], math.inf),
+        (lambda x: x.prod(), [1e30, 1e30, 1e-30], math.inf),
+        (lambda x: x.prod(), [1e-30, 1e-30, 1e30], 0.0),
+        (lambda x: x.var(), [1e20, 2e20, 3e18], math.nan),
+        (lambda x: F.layer_norm(x, (3,)), [1e20, 2e20, 3e18], 0.0),
+        (lambda x: torch.hypot(x, x), [1e30], math.inf),
+    ],
+)
+def test_a_usual_algorithm_may_overflow_on_the_way(function, operand, found):
+    expected = only(function, torch.tensor(operand))
+    assert expected.exact.isfinite().all()
+    assert (expected.share(torch.full(expected.exact.shape, found)) <= 1).all()
+    tame = only(function, torch.tensor(operand) / 2.0**80)
+    assert not (tame.share(torch.full(tame.exact.shape, math.inf)) <= 1).any()
+
+
+@pytest.mark.parametrize(
+    ("function", "flushed"),
+    [
+        (torch.log, -math.inf),
+        (torch.sqrt, 0.0),
+        (torch.rsqrt, math.inf),
+        (lambda x: x * 2.0**100, 0.0),
+        (lambda x: x**0.5, 0.0),
+        (lambda x: (x > 0).float(), 0.0),
+        (F.relu, 0.0),
+        (lambda x: x > 0, False),
+        (torch.sign, 0.0),
+    ],
+)
+def test_subnormal_operands_may_be_flushed(function, flushed):
+    x = torch.tensor([2.0**-130])
+    for call in recorded(function, x)[:1]:
+        (expected,) = exact_and_bound(call, Numerics())
+        device = torch.full_like(expected.exact, flushed)
+        assert float(expected.share(device)) <= 1
+        assert float(expected.share(call.result)) <= 1
+        wrong = ~device if device.dtype == torch.bool else device + 3
+        assert device.dtype == torch.bool or float(expected.share(wrong.nan_to_num())) > 1
+
+
+def test_moved_values_are_not_flushed():
+    expected = only(lambda x: x.roll(1), torch.tensor([2.0**-130, 1.0]))
+    assert expected.share(torch.tensor([1.0, 0.0])).tolist() == [0, math.inf]
+
+
+def test_float64_has_its_own_rounding_unit():
+    x = torch.rand(3, 4, dtype=torch.float64)
+    for function in (lambda x: x @ x.T, lambda x: x.sum(), torch.exp):
+        expected = only(function, x)
+        assert (expected.share(expected.exact * (1 + 2e-16)) <= 1).all()
+        assert (expected.share(expected.exact * (1 + 1e-12)) > 1).all()
+        coarse = only(function, x, numerics=Numerics(matmul="bf16"))
+        assert torch.equal(coarse.bound, expected.bound)
+
+
+def test_integers_become_float64():
+    expected = only(lambda x: x / 3, torch.tensor([1, 2]))
+    assert expected.exact.dtype == torch.float64 and float(expected.exact[0]) == 1 / 3
+
+
+def test_boxes_whose_overlap_rounding_decides_have_no_bound():
+    def suppressed(boxes, scores):
+        call = recorded(lambda b: torchvision.ops.nms(b, scores, 0.5), boxes, name="nms")[0]
+        return exact_and_bound(call, Numerics()), why_no_bound(call, Numerics())
+
+    scores = torch.tensor([0.9, 0.8])
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 1.0, 1.5]])
+    (kept,), _ = suppressed(boxes, scores)
+    assert kept.exact.tolist() == [0]
+    boxes[1, 3] = 1.0
+    found, why = suppressed(boxes, scores)
+    assert found is None and "rounding" in why
+    boxes[1, 3] = 1.5
+    assert "equal scores" in suppressed(boxes, torch.tensor([0.5, 0.5]))[1]
+
+
+def test_an_operator_of_another_library_is_not_judged_by_its_name():
+    library = torch.library.Library("npu_parity_test", "FRAGMENT")
+    library.define("tanh(Tensor x) -> Tensor")
+    library.impl("tanh", lambda x: 2 * x, "CPU")
+    calls = recorded(torch.ops.npu_parity_test.tanh, torch.ones(2), name="tanh")
+    assert calls and exact_and_bound(calls[0], Numerics()) is None
+
+
+def test_rounding_decides_between_neighbours_of_nearest_exact():
+    x = torch.arange(8.0).view(1, 1, 8)
+    expected = only(lambda x: F.interpolate(x, 5, mode="nearest-exact"), x)
+    assert expected.free.tolist() == [[[False, False, True, False, False]]]  # 2.5 * 8 / 5 = 4
+    assert expected.share(x[..., [0, 2, 3, 5, 7]]).max() == 0
+    assert expected.share(x[..., [0, 1, 4, 5, 7]]).max() == math.inf

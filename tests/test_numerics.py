@@ -18,6 +18,7 @@ from npu_parity.numerics.emulation import Emulation, emulate
 from npu_parity.numerics.formats import FORMATS, PRESETS, ROUNDINGS, Numerics
 from npu_parity.numerics.probing import probe
 from npu_parity.numerics.rounding import round_mantissa, round_to
+from npu_parity.verdict.recording import record
 
 GFLOAT = {
     "nearest_even": RoundMode.TiesToEven,
@@ -390,17 +391,31 @@ def test_fused_encoder_layers_are_taken_apart(mode):
 
 
 @pytest.mark.parametrize("mode", GRAD_MODES)
-def test_products_out_of_reach_are_an_error(mode, monkeypatch):
-    x = torch.randn(2, 3, 4)
-    numerics = Numerics(matmul="bf16")
-    with pytest.raises(ParityError, match=r"mkldnn_rnn_layer.*cannot be rounded"):
-        run(mode, numerics, lambda: nn.LSTM(4, 5)(x))
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)  # the way out
-    lstm = nn.LSTM(4, 5)
-    found, expected = run(mode, numerics, lambda: lstm(x)[0]), lstm(x)[0]
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+def test_fused_lstms_are_taken_apart(mode, options):
+    lstm = nn.LSTM(4, 5, **options).eval()
+    x = torch.randn(3, 2, 4)
+    with torch.no_grad():
+        expected = lstm(x)[0]
+    found = run(mode, Numerics(matmul="bf16"), lambda: lstm(x)[0])
     assert 1e-4 < (found - expected).norm() / expected.norm() < 1e-1
+    calls = record(lstm, x)
+    assert not any(call.name == "mkldnn_rnn_layer" for call in calls)
+    last = next(c.result for c in reversed(calls) if c.result.shape == expected.shape)
+    assert torch.allclose(last, expected, atol=1e-6)
+    cell = nn.LSTM(4, 5, bias=False).eval()
+    states = torch.randn(2, 1, 2, 5)
+    with torch.no_grad():
+        expected = cell(x, (states[0], states[1]))[1][1]
+    with mode(), Emulation(Numerics(matmul="hf32")):
+        found = cell(x, (states[0], states[1]))[1][1]
+    assert (found - expected).norm() / expected.norm() < 1e-2
+
+
+@pytest.mark.parametrize("mode", GRAD_MODES)
+def test_products_out_of_reach_are_an_error(mode):
     with pytest.raises(ParityError, match=r"attention.*expected separate"), mode():  # noqa: SIM117
-        with Emulation(numerics):
+        with Emulation(Numerics(matmul="bf16")):
             F.scaled_dot_product_attention(*torch.randn(3, 1, 2, 5, 4))
 
 

@@ -16,7 +16,7 @@ from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict.bounds import exact_and_bound
 from npu_parity.verdict.bounds.products import PRODUCTS
 from npu_parity.verdict.kernels import check_operators, execute
-from npu_parity.verdict.operators import OperatorResult
+from npu_parity.verdict.operators import OperatorResult, without_bound
 from npu_parity.verdict.recording import record, tensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -334,13 +334,23 @@ def test_a_device_that_cannot_run_an_operator_fails(convolutional):
 def test_what_has_no_bound_or_no_values_is_no_pass():
     class Net(nn.Module):
         def forward(self, x):
-            x = F.interpolate(x, (5, 5), mode="bicubic")
+            x = torch.special.bessel_j0(x)
             return x[:, :0]
 
     resized, *_, sliced = check_operators(record(Net(), torch.randn(1, 2, 4, 4)), CPU)
     assert resized.passed is None and resized.note.startswith("no bound is known for aten.")
     assert sliced.passed is None and sliced.note == "no values to compare"
     assert math.isnan(resized.largest_error) and math.isnan(sliced.mean_error)
+
+
+def test_the_share_of_work_without_a_bound():
+    class Net(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x) + x
+
+    results = check_operators(record(Net(), torch.ones(2, 3)), CPU)
+    assert without_bound(results) == {"aten.special_bessel_j0.default": 6 / 18}
+    assert without_bound([]) == {}
 
 
 def test_operands_beyond_float16():

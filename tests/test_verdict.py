@@ -146,13 +146,13 @@ def test_operators_without_a_bound_weaken_a_pass():
     checked = [("aten.add", True, ""), ("aten.view", None, "no values to compare")]
     unknown = [(name, None, f"{NO_BOUND} for {name}") for name in ("aten.riddle", "aten.mystery")]
     results = [
-        OperatorResult(0, "", name, "", np.nan, np.nan, passed, (), note)
-        for name, passed, note in [*checked, *unknown, *unknown]
+        OperatorResult(0, "", name, "2x5 scalar", np.nan, np.nan, passed, (), note)
+        for name, passed, note in [*checked, *checked, *unknown, *unknown]
     ]
     answer = questions.enough_evidence(runs(), "features", True, results, repeated=BATCHES)
     assert not answer.passed
-    text = "not checked, because no bound is known: aten.mystery, aten.riddle"
-    assert answer.findings[-1] == text
+    shares = "aten.mystery (25 % of the elements), aten.riddle (25 % of the elements)"
+    assert answer.findings[-1] == f"not checked, because no bound is known: {shares}"
 
 
 def test_numerics_found_and_promised():

@@ -7,7 +7,7 @@ emulation does the same::
         predicted = model(x)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -41,7 +41,6 @@ _FUSED = {
     aten._scaled_dot_product_cudnn_attention,
     aten._native_multi_head_attention,
     aten._transformer_encoder_layer_fwd,
-    aten.mkldnn_rnn_layer,
     aten.conv_tbc,
 }
 
@@ -53,6 +52,49 @@ def is_composite(func: torch._ops.OpOverload) -> bool:
     Inference mode does not split such an operator.
     """
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+def parts(func: torch._ops.OpOverload) -> Callable[..., Any] | None:
+    """Return a function that computes an operator from other operators; None if it has no parts.
+
+    The parts of a layer of an LSTM are visible to a dispatch mode. Its fused kernel hides them.
+    """
+    if func.overloadpacket is aten.mkldnn_rnn_layer:
+        return _lstm_layer
+    return func.decompose if is_composite(func) else None
+
+
+def _lstm_layer(
+    x: Tensor,
+    input_weight: Tensor,
+    weight: Tensor,
+    input_bias: Tensor,
+    bias: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    reverse: bool,
+    batch_sizes: list[int],
+    mode: int,
+    hidden_size: int,
+    num_layers: int,
+    has_biases: bool,
+    bidirectional: bool,
+    batch_first: bool,
+    train: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute ``aten.mkldnn_rnn_layer``: one direction of a layer, x of shape (time, batch, n)."""
+    biases = (input_bias, bias) if has_biases else (None, None)
+    steps = torch.nn.functional.linear(x, input_weight, biases[0]).unbind(0)
+    h, c = (state.reshape(x.shape[1], hidden_size) for state in (hidden, cell))
+    outputs = []
+    for step in reversed(steps) if reverse else steps:
+        gates = step + torch.nn.functional.linear(h, weight, biases[1])
+        take, keep, new, give = gates.chunk(4, -1)
+        c = keep.sigmoid() * c + take.sigmoid() * new.tanh()
+        h = give.sigmoid() * c.tanh()
+        outputs.append(h)
+    output = torch.stack(outputs[::-1] if reverse else outputs)
+    return output, h.reshape(hidden.shape), c.reshape(cell.shape), x.new_zeros(0)
 
 
 class Emulation(TorchDispatchMode):
@@ -88,12 +130,11 @@ class Emulation(TorchDispatchMode):
         elif operator in _FUSED:
             raise ParityError(
                 f"found {func}, whose matrix products cannot be rounded, expected separate ones: "
-                "run attention inside npu_parity.emulate, "
-                "set torch.backends.mkldnn.enabled = False for an LSTM"
+                "run attention inside npu_parity.emulate"
             )
-        elif is_composite(func):  # linear, conv2d, einsum ...
+        elif split := parts(func):  # linear, conv2d, einsum ...
             with self:
-                return func.decompose(*args, **kwargs)
+                return split(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _conv_format(self, args: tuple[Any, ...]) -> str:

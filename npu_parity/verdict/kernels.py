@@ -25,7 +25,7 @@ from npu_parity.backends.device import Device
 from npu_parity.errors import first_line
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict import statistic
-from npu_parity.verdict.bounds import Expected, exact_and_bound
+from npu_parity.verdict.bounds import Expected, exact_and_bound, why_no_bound
 from npu_parity.verdict.bounds.products import Product
 from npu_parity.verdict.operators import NO_BOUND, OperatorResult
 from npu_parity.verdict.recording import Call, tensors
@@ -86,7 +86,7 @@ def _checked(call: Call, numerics: Numerics, run: Callable[[], Any]) -> Operator
         return nothing("no values to compare")
     expected = exact_and_bound(call, numerics)
     if expected is None:
-        return nothing(f"{NO_BOUND} for {call.operator}")
+        return nothing(f"{NO_BOUND} for {call.operator}{why_no_bound(call, numerics)}")
     float32 = references[0].dtype == torch.float32
     product = expected[0].product if expected[0] and float32 else None
     runs = []
@@ -128,8 +128,10 @@ def _unrest(first: _Pairs, second: _Pairs, product: Product | None) -> float:
     for (exact, a), (_, b) in zip(first, second, strict=True):
         if a.numel() and not torch.equal(a, b):
             bound = product.sums if product else exact.bound
-            wide = a if bound is None else a.double()
-            largest = max(largest, float(Expected(wide, bound).share(b).max()))
+            wide = a if bound is None or a.is_complex() else a.double()
+            base = exact.select(a) if exact.select else wide
+            once = replace(exact, exact=base, bound=bound, flushed=None)
+            largest = max(largest, float(once.share(b).max()))
     return largest
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,26 @@ class OperatorResult:
         )
 
 
-def without_bound(results: Iterable[OperatorResult]) -> list[str]:
-    """Return the names of the operators that have no known bound, each once."""
-    return sorted({r.operator for r in results if r.passed is None and r.note.startswith(NO_BOUND)})
+def without_bound(results: Iterable[OperatorResult]) -> dict[str, float]:
+    """Return the operators that have no known bound, by name, with their share of the work.
+
+    The share is that of the elements of all operands that the operators read.
+    """
+    elements: Counter[str] = Counter()
+    total = 0
+    for r in results:
+        size = _elements(r.shapes)
+        total += size
+        if r.passed is None and r.note.startswith(NO_BOUND):
+            elements[r.operator] += size
+    return {name: elements[name] / max(total, 1) for name in sorted(elements)}
+
+
+def _elements(shapes: str) -> int:
+    """Return the number of elements of all operands.
+
+    >>> _elements("2x3 4 scalar")
+    11
+    """
+    operands = (shape.replace("scalar", "1") for shape in shapes.split())
+    return sum(math.prod(map(int, operand.split("x"))) for operand in operands)

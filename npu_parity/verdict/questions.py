@@ -296,7 +296,10 @@ def enough_evidence(
                 f"and by {change:.3g} between devices"
             )
     if unbounded := without_bound(results):
-        findings.append(f"not checked, because no bound is known: {', '.join(unbounded)}")
+        named = (
+            f"{name} ({100 * share:.2g} % of the elements)" for name, share in unbounded.items()
+        )
+        findings.append(f"not checked, because no bound is known: {', '.join(named)}")
     findings += [f"question {n}, {QUESTIONS[n]}, was not asked" for n in not_asked]
     findings += notes
     if runs.measured is not None:

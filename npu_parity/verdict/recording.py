@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from npu_parity.backends import network
-from npu_parity.numerics.emulation import attention_apart, is_composite
+from npu_parity.numerics.emulation import attention_apart, parts
 
 # These operators compute nothing. The values in new memory differ from run to run.
 ALLOCATIONS = {
@@ -74,7 +74,7 @@ def tensors(values: Any) -> list[Tensor]:
 def record(model: nn.Module, *inputs: Any, evaluating: bool = True) -> list[Call]:
     """Run a network without gradients, and return every executed operator.
 
-    It splits composite operators and attention, like `npu_parity.emulate`. It leaves out
+    It splits composite operators, attention and LSTMs, like `npu_parity.emulate`. It leaves out
     allocations, and fills new memory with zeros. Afterwards the network has its old training flags
     again. Modules that torch has compiled to a graph (traced, scripted, exported) have no paths.
 
@@ -137,9 +137,9 @@ class _Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if is_composite(func):
+        if split := parts(func):
             with self:
-                return func.decompose(*args, **kwargs)
+                return split(*args, **kwargs)
         # Module.to() replaces the memory of a Parameter. A detached tensor keeps its memory.
         operands = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
         for tensor in _written(func, args, kwargs):

@@ -19,7 +19,7 @@ TINY = Threshold(
 FUNCTION = Threshold(
     20 * 2 * U,
     question=2,
-    decides="The relative error of exp, log, tanh, pow, sin or cos is at most this.",
+    decides="The relative error of an elementary function (exp, log, tanh, pow …) is at most this.",
     reason="20 units in the last place, each at most 2U. OpenCL 3.0 (Relative Error as ULPs, full "
     "profile) allows 3 to 16 units. PyTorch's softmax on CPUs allows 20 (exp_u20 in ATen/cpu/vec).",
 )
@@ -36,5 +36,12 @@ ERF = Threshold(
     decides="The absolute error of erf is at most this.",
     reason="PyTorch computes erf on CPUs as 1 - p(x) exp(-x²) (Abramowitz and Stegun 7.1.26). This "
     "formula has an error of 1.5e-7. Near 0, the error of exp adds to it.",
+)
+DOUBLE = Threshold(
+    2.0**-28,
+    question=2,
+    decides="The bound of a float64 result is this many times the bound of a float32 result.",
+    reason="The unit roundoff of float64 is 2^-29 times that of float32. The result that it is "
+    "compared with is in float64, too, and has the same error.",
 )
 LARGEST = float(torch.finfo(torch.float32).max)

@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from npu_parity.verdict.bounds.arithmetic import ERF, FUNCTION, ROOT, TINY, U
+from npu_parity.verdict.bounds.arithmetic import ERF, FUNCTION, LARGEST, ROOT, TINY, U
 from npu_parity.verdict.bounds.rules import Operator, bound
+from npu_parity.verdict.bounds.running import Rounded
 
 
 @bound("add", "sub", "rsub")
@@ -16,7 +17,7 @@ def _add(operator: Operator, exact: Tensor) -> Tensor:
     The device may return either neighbour of the exact sum. Float32 rounds the scalar.
     """
     other, alpha = operator["other"], operator["alpha"]
-    scaled = operator["self"] if operator.name == "rsub" else other
+    scaled = operator.tensor("self") if operator.name == "rsub" else other
     bound: Tensor = 2 * U * exact.abs() + TINY
     if alpha != 1:
         bound = bound + 2 * U * abs(alpha * scaled)
@@ -35,7 +36,7 @@ def _ranges(operator: Operator, exact: Tensor) -> Tensor:
     return 4 * U * (exact.abs() + ends) + TINY
 
 
-@bound("mul", "square", "leaky_relu", "prelu", "_prelu_kernel")
+@bound("mul", "square", "leaky_relu", "prelu", "_prelu_kernel", "deg2rad", "rad2deg")
 def _mul(operator: Operator, exact: Tensor) -> Tensor:
     """3U |y|.
 
@@ -44,13 +45,33 @@ def _mul(operator: Operator, exact: Tensor) -> Tensor:
     return 3 * U * exact.abs() + TINY
 
 
-@bound("div")
+@bound("div", "floor_divide")
 def _div(operator: Operator, exact: Tensor) -> Tensor:
-    """(`ROOT` + 2U) |y|.
+    """(`ROOT` + 2U) |y|; plus 1 for an integer quotient that rounding may decide.
 
-    The device divides once. Float32 may round a scalar divisor.
+    The device divides once. Float32 may round a scalar divisor. A quotient near an integer may
+    become that integer or the next one.
     """
-    return (ROOT + 2 * U) * exact.abs() + TINY
+    bound = (ROOT + 2 * U) * exact.abs() + TINY
+    if operator.name == "div" and operator.arguments.get("rounding_mode") is None:
+        return bound
+    quotient = operator.tensor("self") / operator["other"]
+    error = (ROOT + 2 * U) * quotient.abs() + TINY
+    near_integer: Tensor = (quotient - quotient.round()).abs() <= error
+    return bound + near_integer.double()
+
+
+@bound("remainder", "fmod")
+def _remainder(operator: Operator, exact: Tensor) -> Tensor:
+    """4U (|x| + |divisor|), plus |divisor| if y is as near as that to 0 or to the divisor.
+
+    The device subtracts a multiple of the divisor. Float32 may round a scalar divisor. An error at
+    the end of a period leads to its other end.
+    """
+    size = torch.as_tensor(operator["other"]).abs()
+    error = 4 * U * (torch.as_tensor(operator.tensor("self")).abs() + size) + TINY
+    y = exact.abs()
+    return error + size * ((y <= error) | (size - y <= error))
 
 
 @bound("reciprocal", "sqrt", "rsqrt")
@@ -70,7 +91,10 @@ def _addc(operator: Operator, exact: Tensor) -> Tensor:
         second = second.reciprocal()
     factors: Tensor = first + second + abs(operator["value"])  # each may multiply an underflow
     # The difference loses a term that is small against self; the last summand makes up for it.
-    term: Tensor = (exact - operator["self"]).abs() + 2.0**-52 * operator["self"].abs()
+    term: Tensor = (exact - operator.tensor("self")).abs() + 2.0**-52 * operator.tensor(
+        "self"
+    ).abs()
+    operator.allow(first * second * max(abs(operator["value"]), 1) >= LARGEST)
     return 2 * U * exact.abs() + (ROOT + 4 * U) * term + TINY * (2 + factors)
 
 
@@ -81,27 +105,80 @@ def _lerp(operator: Operator, exact: Tensor) -> Tensor:
     The device computes start + weight · (end - start), or the same from the other end. It rounds
     each step once.
     """
-    start, end, weight = operator["self"].abs(), operator["end"].abs(), abs(operator["weight"])
+    start, end, weight = (
+        operator.tensor("self").abs(),
+        operator["end"].abs(),
+        abs(operator["weight"]),
+    )
     parts: Tensor = (1 + weight) * start + weight * end
+    operator.allow(start + end >= LARGEST)
     return 2 * U * exact.abs() + 4 * U * parts + 2 * TINY
 
 
-@bound("exp", "expm1", "log", "log1p", "log2", "log10", "tanh", "atan")
+@bound(
+    *("log", "log1p", "log2", "log10", "expm1", "tanh", "atan", "atan2", "asin", "acos", "asinh"),
+    *("acosh", "atanh", "erfc", "special_i0e", "special_i1e"),
+)
 def _functions(operator: Operator, exact: Tensor) -> Tensor:
-    """`FUNCTION` |y|; exp adds 2U |x| y."""
-    bound = FUNCTION * exact.abs() + TINY
-    if operator.name == "exp":  # a device that uses exp2 multiplies the argument first
-        bound = bound + 2 * U * operator["self"].abs().clamp(max=1e3) * exact
-    return bound
+    """`FUNCTION` |y|.
 
-
-@bound("sin", "cos")
-def _waves(operator: Operator, exact: Tensor) -> Tensor:
-    """`FUNCTION` |y| + 2U.
-
-    The reduction of the argument causes the absolute error 2U near a root.
+    OpenCL and the CUDA programming guide (Mathematical Functions) give the errors; CUDA those of
+    Bessel functions.
     """
-    return FUNCTION * exact.abs() + 2 * U
+    return FUNCTION * exact.abs() + TINY
+
+
+@bound("exp", "exp2", "sinh", "cosh", "i0", "special_i1")
+def _exponentials(operator: Operator, exact: Tensor) -> Tensor:
+    """(`FUNCTION` + 2U |x|) |y|.
+
+    A device that uses exp2 multiplies the argument first.
+    """
+    if not operator.name.startswith("exp"):  # it multiplies exp(|x|) by a smaller number
+        operator.allow(exact.isfinite() & (operator.tensor("self").abs().exp() >= LARGEST))
+    return (FUNCTION + 2 * U * operator.tensor("self").abs().clamp(max=1e3)) * exact.abs() + TINY
+
+
+@bound("sin", "cos", "tan", "sinc")
+def _waves(operator: Operator, exact: Tensor) -> Tensor:
+    """`FUNCTION` |y| + 2U; tan: 2U (1 + y²); sinc: 4U.
+
+    The reduction of the argument causes the absolute error 2U near a root. It grows with the slope
+    of the tangent. sinc rounds πx before it divides by it.
+    """
+    absolute: Tensor | float = 2 * U
+    if operator.name == "tan":
+        absolute = 2 * U * (1 + exact.square())
+    elif operator.name == "sinc":
+        absolute = 4 * U
+    return FUNCTION * exact.abs() + absolute
+
+
+@bound("lgamma", "digamma")
+def _gammas(operator: Operator, exact: Tensor) -> Tensor:
+    """`FUNCTION` (|y| + 1); for negative x more, by the reflection formula.
+
+    The CUDA programming guide gives 6 units for lgamma except near its roots, where the error is
+    absolute. For negative x, lgamma is log π - log|sin πx| - lgamma(1 - x), and digamma is
+    digamma(1 - x) - π / tan πx. Rounding πx moves both by 2U |πx| times the slope.
+    """
+    x = operator.tensor("self")
+    reflected = torch.where(x <= 0, 1 - x, x)
+    size = (torch.lgamma if operator.name == "lgamma" else torch.digamma)(reflected).abs()
+    slope = math.pi / torch.tan(math.pi * x).abs()
+    if operator.name == "digamma":
+        slope = math.pi * (math.pi + slope * slope / math.pi)
+    error = FUNCTION * (exact.abs() + size + 1)
+    return error + torch.where(x <= 0, 4 * U * (1 + x.abs()) * slope, 0.0)
+
+
+@bound("erfinv")
+def _erfinv(operator: Operator, exact: Tensor) -> Tensor:
+    """`FUNCTION` |y| + 2U √π exp(y²).
+
+    A Newton step computes (erf(y) - x) √π / 2 · exp(y²), where erf(y) has an error of 2U and more.
+    """
+    return FUNCTION * exact.abs() + 2 * U * math.sqrt(math.pi) * exact.square().exp() + TINY
 
 
 @bound("erf")
@@ -116,7 +193,7 @@ def _pow(operator: Operator, exact: Tensor) -> Tensor:
 
     The device computes exp(b log x). Rounding the product b log x costs 2U |b log x|.
     """
-    base, exponent = operator["self"], operator["exponent"]
+    base, exponent = operator.tensor("self"), operator["exponent"]
     logarithm = math.log(abs(base) or 1) if not isinstance(base, Tensor) else base.abs().log()
     condition = torch.as_tensor(exponent * logarithm).abs().nan_to_num(posinf=0.0)
     return (FUNCTION + 2 * U * condition) * exact.abs() + TINY
@@ -129,7 +206,7 @@ def _sigmoids(operator: Operator, exact: Tensor) -> Tensor:
     The device computes σ(x) as 1 / (1 + exp(-x)) or as (1 + tanh(x / 2)) / 2. The factor f is 1 for
     sigmoid, x for SiLU, and the other half of the channels for GLU.
     """
-    x: Tensor = operator["self"]
+    x = operator.tensor("self")
     factor: Tensor | float = 1.0
     if operator.name == "silu":
         factor = x.abs()
@@ -147,7 +224,7 @@ def _gelu(operator: Operator, exact: Tensor) -> Tensor:
 
     Near f = -1 the sum cancels and the error of f remains.
     """
-    x: Tensor = operator["self"]
+    x = operator.tensor("self")
     if operator["approximate"] == "tanh":
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
         f = torch.tanh(inner)
@@ -167,7 +244,7 @@ def _hard(operator: Operator, exact: Tensor) -> Tensor:
     The device clamps (x + 3) / 6 or x / 6 + 1 / 2. The rounded values are at most 1.
     """
     hard_swish = operator.name == "hardswish"
-    factor: Tensor = operator["self"].abs() if hard_swish else torch.ones_like(exact)
+    factor: Tensor = operator.tensor("self").abs() if hard_swish else torch.ones_like(exact)
     return (6 * U + ROOT) * factor + TINY
 
 
@@ -179,7 +256,7 @@ def _elu(operator: Operator, exact: Tensor) -> Tensor:
     of exp remains.
     """
     scale = abs(operator["alpha"] * operator.arguments.get("scale", 1))
-    negative: Tensor = (operator["self"] < 0) * scale
+    negative: Tensor = (operator.tensor("self") < 0) * scale
     return 3 * U * exact.abs() + (FUNCTION + 4 * U) * negative + TINY
 
 
@@ -199,5 +276,71 @@ def _mish(operator: Operator, exact: Tensor) -> Tensor:
 
     Both functions have an error, and tanh is at most 1.
     """
-    x: Tensor = operator["self"]
+    x = operator.tensor("self")
     return (2 * FUNCTION + 8 * U) * x.abs() + TINY
+
+
+@bound("hypot")
+def _hypot(operator: Operator, exact: Tensor) -> Tensor:
+    """(2U + `ROOT`) |y|: the root halves the error 4U of the sum of squares."""
+    x, y = operator.tensor("self").abs(), operator["other"].abs()
+    operator.allow(x.square() + y.square() >= LARGEST)
+    return (2 * U + ROOT) * exact + math.sqrt(2 * TINY)
+
+
+@bound("abs")
+def _modulus(operator: Operator, exact: Tensor) -> Tensor:
+    """Of a complex number: (2U + `ROOT`) |y|, as hypot."""
+    operator.allow(exact.square() >= LARGEST)
+    return (2 * U + ROOT) * exact + math.sqrt(2 * TINY)
+
+
+@bound("softshrink")
+def _softshrink(operator: Operator, exact: Tensor) -> Tensor:
+    """2U |y| + U λ: one difference; float32 rounds the scalar λ."""
+    threshold: float = operator["lambd"]
+    return 2 * U * exact.abs() + U * abs(threshold) + TINY
+
+
+@bound("log_sigmoid_forward")
+def _log_sigmoid(operator: Operator, exact: tuple[Tensor, ...]) -> Tensor:
+    """The running error of min(x, 0) - log(1 + exp(-|x|))."""
+    x = Rounded(operator.tensor("self"))
+    smaller = Rounded(operator.tensor("self").clamp(max=0))
+    return (smaller - ((-abs(x)).exp() + 1.0).log()).error
+
+
+@bound("logaddexp", "logaddexp2")
+def _logaddexp(operator: Operator, exact: Tensor) -> Tensor:
+    """The running error of max(x, y) + log(1 + exp(-|x - y|)), for the base 2 divided by log 2."""
+    x, y = Rounded(operator.tensor("self")), Rounded(operator["other"])
+    distance = -abs(x - y)
+    if operator.name == "logaddexp":
+        return (x.maximum(y) + (distance.exp() + 1.0).log()).error
+    base = math.log(2)
+    return (x.maximum(y) + ((distance * base).exp() + 1.0).log() / base).error
+
+
+@bound("logit")
+def _logit(operator: Operator, exact: Tensor) -> Tensor:
+    """The running error of log(x / (1 - x))."""
+    x = operator.tensor("self")
+    if operator["eps"] is not None:
+        x = x.clamp(operator["eps"], 1 - operator["eps"])
+    return (Rounded(x, U * x.abs()) / (-Rounded(x, U * x.abs()) + 1.0)).log().error
+
+
+@bound("xlogy", "special_xlog1py", "special_entr")
+def _xlogy(operator: Operator, exact: Tensor) -> Tensor:
+    """(`FUNCTION` + 3U) |y|: a logarithm and a product."""
+    return (FUNCTION + 3 * U) * exact.abs() + TINY
+
+
+@bound("addr")
+def _addr(operator: Operator, exact: Tensor) -> Tensor:
+    """The running error of beta · x + alpha · first · second."""
+    outer = Rounded(operator.tensor("vec1").unsqueeze(1)) * Rounded(operator.tensor("vec2"))
+    scaled: Rounded = (
+        Rounded(operator.tensor("self")) * operator["beta"] + outer * operator["alpha"]
+    )
+    return scaled.error

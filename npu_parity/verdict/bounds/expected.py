@@ -1,37 +1,57 @@
 """The exact result of a recorded operator and the bound of its error."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from npu_parity.errors import reason
 from npu_parity.numerics.formats import Numerics
-from npu_parity.verdict.bounds import elementwise, normalization, products, reductions  # noqa: F401 (rules)
-from npu_parity.verdict.bounds.arithmetic import LARGEST
-from npu_parity.verdict.bounds.rules import RULES, Operator
+from npu_parity.verdict.bounds import (  # noqa: F401 (rules)
+    elementwise,
+    normalization,
+    products,
+    reductions,
+    sampling,
+)
+from npu_parity.verdict.bounds.arithmetic import DOUBLE, LARGEST, U
+from npu_parity.verdict.bounds.indices import INDICES, expect_decided, selector
+from npu_parity.verdict.bounds.rules import RULES, Operator, subnormal
 from npu_parity.verdict.recording import Call, tensors
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Data movement, selection and comparison, which IEEE 754 computes without error.
-_MOVED = """
-    alias as_strided cat channel_shuffle clone constant_pad_nd contiguous copy detach diag_embed
-    embedding expand_copy fill flip full full_like gather im2col index index_put index_select lift
-    lift_fresh native_channel_shuffle new_full new_ones new_zeros ones ones_like permute_copy
-    pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat
-    replication_pad1d replication_pad2d replication_pad3d roll scalar_tensor scatter select_scatter
-    slice_scatter squeeze stack t _to_copy transpose tril triu unsafe_split _unsafe_view unsqueeze
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d zero zeros zeros_like
-"""
-_SELECTED = """
-    abs amax amin argmax argmin ceil clamp clamp_max clamp_min floor hardtanh masked_fill
-    masked_select max maximum min minimum neg relu relu6 round sign threshold trunc where
-"""
-_EQUAL = {*_MOVED.split(), *_SELECTED.split()}
-# The values must be equal. If two inputs are equal, a device may return either index.
-_EQUAL_VALUES = {
-    *("max_pool2d_with_indices", "max_pool3d_with_indices", "fractional_max_pool2d"),
-    *("adaptive_max_pool2d", "adaptive_max_pool3d", "topk", "sort", "kthvalue"),
+_MOVED = _names("""
+    alias as_strided as_strided_scatter block_diag cat channel_shuffle _chunk_cat clone complex
+    conj_physical _conj_physical constant_pad_nd contiguous copy detach diag_embed diagonal_scatter
+    embedding expand_copy eye fill flip full full_like gather im2col index index_copy index_fill
+    index_put index_select lift lift_fresh masked_scatter max_unpool2d max_unpool3d narrow_copy
+    native_channel_shuffle new_full new_ones new_zeros ones ones_like permute_copy pixel_shuffle
+    pixel_unshuffle put reflection_pad1d reflection_pad2d reflection_pad3d repeat replication_pad1d
+    replication_pad2d replication_pad3d roll rot90 scalar_tensor scatter select_scatter
+    slice_scatter split_with_sizes_copy squeeze stack t take _to_copy transpose tril triu
+    unbind_copy unfold_copy unsafe_split _unsafe_view unsqueeze upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d zero zeros zeros_like
+""")
+_SELECTED = _names("""
+    abs amax amin aminmax ceil clamp clamp_max clamp_min copysign floor fmax fmin frac frexp
+    hardshrink hardtanh heaviside masked_fill masked_select maximum minimum nan_to_num neg nextafter
+    relu relu6 round sgn sign threshold trunc unique_consecutive unique_dim _unique2 where
+""")
+# The modulus of a complex bound is the modulus of the result. It holds for both components.
+_COMPLEX = {
+    *("abs", "add", "div", "mean", "mul", "sub", "sum"),
+    *("_fft_c2c", "_fft_c2r", "_fft_r2c"),
 }
+# A root of an error that is not near zero grows faster than the error.
+_CONCAVE = {"std", "std_mean", "_cdist_forward", "_euclidean_dist"}
+_LIBRARIES = {"aten", "prims", "torchvision"}  # another library's operator may share a name
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +64,19 @@ class Expected:
             result must be equal.
         note: explains a possible failure, e.g. operands beyond the range of a format.
         product: the bounds of rounded operands, if the operator is a product.
+        free: elements that may have any value; None if there are none.
+        select: maps the device's indices to the values that they select, which must be equal to
+            `exact`; None if the result is no index.
+        flushed: the result of a device that flushes subnormal operands to zero; it passes, too.
     """
 
     exact: Tensor
     bound: Tensor | None
     note: str = ""
     product: products.Product | None = None
+    free: Tensor | None = None
+    select: Callable[[Tensor], Tensor] | None = None
+    flushed: "Expected | None" = None
 
     def share(self, found: Tensor) -> Tensor:
         """Return each element's error as a share of its bound. An element passes at 1 or below.
@@ -62,19 +89,34 @@ class Expected:
         Returns:
             float64 with the shape of `exact`; infinite if an element must be equal and is not.
         """
-        found, exact = found.cpu(), self.exact
-        if self.bound is None:
-            share = torch.where(found == exact, 0.0, math.inf).double()
-            return share.masked_fill_((found != found) & (exact != exact), 0.0)
-        found = found.double()
-        share = (found - exact).abs_().div_(self.bound)
-        if not math.isfinite(share.sum() + self.bound.sum()):
-            odd = ~(share.isfinite() & self.bound.isfinite())
-            overflow = found.isinf() & (exact.abs() + self.bound >= LARGEST)
-            overflow &= found.sign() == exact.sign()
-            equal = (found == exact) | (found.isnan() & exact.isnan()) | overflow
-            share[odd] = torch.where(equal, 0.0, math.inf).double()[odd]
-        return share
+        found = found.cpu()
+        share = self._share(self.select(found) if self.select else found)
+        if self.free is not None:
+            share = share.masked_fill(self.free, 0.0)
+        return share if self.flushed is None else share.minimum(self.flushed.share(found))
+
+    def _share(self, found: Tensor) -> Tensor:
+        if found.is_complex():
+            exact = torch.view_as_real(self.exact.resolve_conj())
+            bound = None if self.bound is None else self.bound.unsqueeze(-1)
+            return _share(torch.view_as_real(found.resolve_conj()), exact, bound).amax(-1)
+        return _share(found, self.exact, self.bound)
+
+
+def _share(found: Tensor, exact: Tensor, bound: Tensor | None) -> Tensor:
+    if bound is None:
+        share = torch.where(found == exact, 0.0, math.inf).double()
+        return share.masked_fill_((found != found) & (exact != exact), 0.0)
+    largest = torch.finfo(found.dtype).max
+    found = found.double()
+    share = (found - exact).abs_().div_(bound)
+    if not math.isfinite(share.sum() + bound.sum()):
+        odd = ~(share.isfinite() & bound.isfinite())
+        overflow = found.isinf() & (exact.abs() + bound >= largest)
+        overflow &= found.sign() == exact.sign()
+        equal = (found == exact) | (found.isnan() & exact.isnan()) | overflow
+        share[odd] = torch.where(equal, 0.0, math.inf).double()[odd]
+    return share
 
 
 @torch.no_grad()
@@ -87,28 +129,100 @@ def exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | N
 
     Returns:
         One entry for each tensor that the operator returns. An entry is None if the tensor is not
-        checked (indices of equal maxima, statistics that inference does not use). The result is
-        None if this operator has no bound.
+        checked (statistics that inference does not use). The result is None if this operator has no
+        bound, or if its rule fails on these operands (`why_no_bound`).
     """
+    try:
+        return _exact_and_bound(call, numerics)
+    except Exception:  # one rule that fails costs one operator
+        return None
+
+
+@torch.no_grad()
+def why_no_bound(call: Call, numerics: Numerics) -> str:
+    """Return why a rule fails on these operands, after a colon; empty if there is no rule."""
+    try:
+        _exact_and_bound(call, numerics)
+    except Exception as error:
+        return f": {reason(error, 150)}"
+    return ""
+
+
+def _exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | None:
+    expected = _expected(call, numerics)
+    if expected is None or not any(expected):
+        return None
+    if not _moves(call) and any(subnormal(t).any() for t in tensors((call.args, call.kwargs))):
+        flushed = _expected(call, numerics, flushed=True) or []
+        pairs = zip(expected, flushed, strict=True)
+        return [e and replace(e, flushed=f) for e, f in pairs]
+    return expected
+
+
+def _moves(call: Call) -> bool:
+    """Return whether a call only moves values."""
+    accumulates = call.arguments.get("accumulate") or call.arguments.get("reduce")
+    is_view = call.func.is_view or torch.Tag.view_copy in call.func.tags
+    return is_view or (call.name in _MOVED and not accumulates)
+
+
+def _expected(
+    call: Call, numerics: Numerics, flushed: bool = False
+) -> list[Expected | None] | None:
     results = tensors(call.result)
-    if call.arguments.get("accumulate") or call.arguments.get("reduce"):
+    every = [*results, *tensors((call.args, call.kwargs))]
+    is_complex = any(t.is_complex() for t in every)
+    computed = any(t.is_floating_point() or t.is_complex() for t in results)
+    selects = call.name in _SELECTED and not is_complex and not call.arguments.get("decimals")
+    if torch.Tag.nondeterministic_seeded in call.func.tags:
         return None
-    computed = any(result.is_floating_point() for result in results)
-    equal = call.func.is_view or call.name in _EQUAL or call.arguments.get("rounding_mode")
-    random = torch.Tag.nondeterministic_seeded in call.func.tags
-    if equal or not (computed or random):
-        return [Expected(exact, None) for exact in tensors(Operator(call).run())]
-    if call.name in _EQUAL_VALUES:
-        values = tensors(Operator(call).run())[0]
-        return [Expected(values, None), *[None] * (len(results) - 1)]
-    if call.name not in RULES or results[0].dtype != torch.float32:
+    if call.name in INDICES:
+        return _values_and_indices(Operator(call, flushed=flushed))
+    if call.name == "nms":
+        expect_decided(Operator(call, torch.float64))
+    if _moves(call) or selects or not computed:
+        return [Expected(e, None) for e in tensors(Operator(call, flushed=flushed).run())]
+    if call.name not in RULES or call.func.namespace not in _LIBRARIES:
         return None
-    operator = Operator(call, torch.float64, numerics)
+    double = results[0].dtype in (torch.float64, torch.complex128)
+    if not double and results[0].dtype not in (torch.float32, torch.complex64):
+        return None
+    if (is_complex and call.name not in _COMPLEX) or (double and call.name in _CONCAVE):
+        return None
+    return _bounded(call, Numerics() if double else numerics, double, flushed)
+
+
+def _bounded(
+    call: Call, numerics: Numerics, double: bool, flushed: bool
+) -> list[Expected | None] | None:
+    operator = Operator(call, torch.float64, numerics, flushed)
     exact = operator.run()
     bounds = RULES[call.name](operator, exact)
     if bounds is None:
         return None
     bounds = bounds if isinstance(bounds, tuple) else (bounds,)
-    held = zip(tensors(exact), bounds, strict=False)
-    expected = [Expected(e, b.expand(e.shape), operator.note, operator.product) for e, b in held]
-    return [*expected, *[None] * (len(results) - len(expected))]
+    if call.name in products.PRODUCTS:  # a partial sum may overflow
+        operator.allow(bounds[0] >= U * LARGEST)
+    free = [operator.free] + [None] * (len(bounds) - 1)
+    expected: list[Expected | None] = []
+    for e, b, f in zip(tensors(exact), bounds, free, strict=False):
+        if (b < 0).any() or not (e.is_complex() or e.dtype == torch.float64):
+            raise ValueError(f"a negative bound, or an exact result in {e.dtype}")
+        b = (b * DOUBLE if double else b).expand(e.shape)
+        f = None if f is None else f.expand(e.shape)
+        expected.append(Expected(e, b, operator.note, operator.product, f))
+    return [*expected, *[None] * (len(tensors(call.result)) - len(expected))]
+
+
+def _values_and_indices(operator: Operator) -> list[Expected | None]:
+    """Values must be equal. Where some are equal to each other, a device may return any index."""
+    results = tensors(operator.run())
+    if operator.arguments.get("sorted") is False:
+        return [None] * len(results)
+    select = selector(operator)
+    values, *indices = results
+    if not indices and not values.is_floating_point():  # argmax
+        indices, values = [values], select(values)
+    note = "exact is the value that the index must select"
+    selected = [Expected(values, None, note, select=select) for _ in indices]
+    return [*([Expected(values, None)] if len(results) > len(indices) else []), *selected]

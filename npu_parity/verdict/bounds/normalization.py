@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from npu_parity.verdict.bounds.arithmetic import ROOT, TINY, U
+from npu_parity.verdict.bounds.arithmetic import LARGEST, ROOT, TINY, U
 from npu_parity.verdict.bounds.rules import Operator, bound
 from npu_parity.verdict.recording import tensors
 
@@ -26,6 +26,13 @@ def _moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, 
     mean_error = (n + 1) * (U * x.abs().mean(dims, keepdim=True) + TINY)
     variance_error = (n + 4) * (U * (variance + mean.square()) + TINY)
     return mean, variance, mean_error, variance_error
+
+
+def _overflows(x: Tensor, moments: _Moments) -> Tensor:
+    """Return where the sum of squares overflows float32, in the shape of the mean."""
+    mean, variance, *_ = moments
+    squares: Tensor = (variance + mean.square()) * (x.numel() // mean.numel())
+    return squares >= LARGEST
 
 
 def _normalized(
@@ -70,6 +77,7 @@ def _batch_norm(operator: Operator, exact: tuple[Tensor, ...]) -> Tensor:
     moments: _Moments
     if operator.arguments.get("training"):
         moments = _moments(x, (0, *range(2, x.ndim)))
+        operator.allow(_overflows(x, moments).expand(x.shape))
     else:
         mean, variance = (column(operator[f"running_{name}"]) for name in ("mean", "var"))
         assert mean is not None and variance is not None, "inference takes what training found"
@@ -86,7 +94,9 @@ def _layer_norm(operator: Operator, exact: tuple[Tensor, ...]) -> Tensor:
     """
     x = operator["input"]
     dims = tuple(range(-len(operator["normalized_shape"]), 0))
-    return _normalized(x, _moments(x, dims), operator["eps"], operator["weight"], operator["bias"])
+    moments = _moments(x, dims)
+    operator.allow(_overflows(x, moments).expand(x.shape))
+    return _normalized(x, moments, operator["eps"], operator["weight"], operator["bias"])
 
 
 @bound("native_group_norm")
@@ -100,6 +110,7 @@ def _group_norm(operator: Operator, exact: tuple[Tensor, ...]) -> Tensor:
 
     weight, bias = column(operator["weight"]), column(operator["bias"])
     moments = _moments(grouped, (2, 3))
+    operator.allow(_overflows(grouped, moments).expand(grouped.shape).reshape(x.shape))
     return _normalized(grouped, moments, operator["eps"], weight, bias).reshape(x.shape)
 
 
@@ -109,7 +120,10 @@ def _rms_norm(operator: Operator, exact: tuple[Tensor, ...]) -> Tensor:
 
     The root halves the relative error of the mean of n squares. Two products follow.
     """
+    dims = tuple(range(-len(operator["normalized_shape"]), 0))
     n: int = math.prod(operator["normalized_shape"])
+    squares = operator["input"].square().sum(dims, keepdim=True)
+    operator.allow((squares >= LARGEST).expand(exact[0].shape))
     return ((n + 2) / 2 * U + 2 * ROOT + 3 * U) * exact[0].abs() + TINY
 
 
@@ -125,12 +139,14 @@ def _variances(operator: Operator, exact: Any) -> tuple[Tensor, ...] | None:
     dims = tuple(d % x.ndim for d in operator["dim"] or range(x.ndim))
     n = math.prod(x.shape[d] for d in dims)
     correction = 1 if operator["correction"] is None else operator["correction"]
-    _, variance, mean_error, error = _moments(x, dims)
+    moments = _moments(x, dims)
+    _, variance, mean_error, error = moments
     factor = n / max(n - correction, 0) if n > correction else math.inf
     if operator.name.startswith("std"):
         error = variance.sqrt() - (variance - error).clamp(min=0).sqrt() + ROOT * variance.sqrt()
         error = torch.maximum(error, (variance + error).sqrt() - variance.sqrt())
         factor = math.sqrt(factor)
     first, *second = tensors(exact)
+    operator.allow(_overflows(x, moments).view(first.shape))
     error = (error * factor).view(first.shape) + 2 * U * first.abs()
     return error, *(mean_error.view(m.shape) for m in second)

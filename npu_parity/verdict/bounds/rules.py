@@ -4,7 +4,8 @@ A rule's docstring starts with its bound: y is the exact result, x the first ope
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,43 +13,96 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
 from npu_parity.numerics.formats import Numerics
+from npu_parity.verdict.bounds.arithmetic import TINY
 from npu_parity.verdict.recording import Call
+
+_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
 class Operator:
-    """A recorded operator that can run again, with other operands and in another precision."""
+    """A recorded operator that can run again, with other operands and in another precision.
+
+    Attributes:
+        note: explains a possible failure.
+        free: elements of the first result that may have any value, because a usual algorithm
+            overflows on the way or meets infinity; None if there are none.
+    """
 
     def __init__(
-        self, call: Call, dtype: torch.dtype | None = None, numerics: Numerics | None = None
+        self,
+        call: Call,
+        dtype: torch.dtype | None = None,
+        numerics: Numerics | None = None,
+        flushed: bool = False,
     ):
+        """Prepare the operator to run again.
+
+        Args:
+            call: the recorded operator.
+            dtype: float64 converts all floating-point and complex operands; None leaves them.
+            numerics: the numerics of the device; default float32.
+            flushed: whether subnormal operands become zero.
+        """
         self.func, self.name, self.note = call.func, call.name, ""
         self.product: Any = None  # what the rule of products knows, see `products.Product`
+        self.free: Tensor | None = None
         self.numerics = numerics or Numerics()
-        self.arguments: dict[str, Any] = call.arguments
-        if dtype:
+        exact = self._exact = dtype is torch.float64
 
-            def converted(value: Any) -> Any:
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    return value.to(dtype)
-                return dtype if value is torch.float32 else value
+        def converted(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                if flushed and subnormal(value).any():
+                    value = value.masked_fill(subnormal(value), 0)
+                return value.to(_WIDER.get(value.dtype, value.dtype)) if exact else value
+            return _WIDER.get(value, value) if exact and isinstance(value, torch.dtype) else value
 
-            self.arguments = tree_map(converted, call.arguments)
+        self.arguments: dict[str, Any] = tree_map(converted, call.arguments)
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
+
+    def tensor(self, name: str) -> Tensor:
+        """Return an argument that is a tensor."""
+        tensor: Tensor = self.arguments[name]
+        return tensor
 
     def run(self, /, **changed: Any) -> Any:
         """Run the operator with some arguments changed. The recorded tensors stay as they are."""
         arguments = {**self.arguments, **changed}
         if self.func._schema.is_mutable:
             arguments = tree_map_only(Tensor, Tensor.clone, arguments)
-        return self.func(**arguments)
+        if not self._exact:
+            return self.func(**arguments)
+        with _float64_results():
+            return self.func(**arguments)
 
-    def magnitude(self) -> Tensor:
+    def magnitude(self, **changed: Any) -> Any:
         """Return the operator's result on the magnitudes of its first operand."""
         name = next(iter(self.arguments))
-        total: Tensor = self.run(**{name: self[name].double().abs()})
-        return total
+        return self.run(**{name: self[name].abs().double(), **changed})
+
+    def allow(self, elements: Tensor) -> None:
+        """Let these elements of the first result have any value."""
+        if elements.any():
+            self.free = elements if self.free is None else self.free | elements
+
+
+def subnormal(x: Tensor) -> Tensor:
+    """Return where a float32 tensor has values that devices may flush to zero (OpenCL 3.0, 7.5)."""
+    if x.dtype != torch.float32:
+        return torch.zeros((), dtype=torch.bool)
+    return (x.abs() < TINY) & (x != 0)
+
+
+@contextmanager
+def _float64_results() -> Iterator[None]:
+    """Make operators that compute floating-point numbers from integers return float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 Rule = Callable[[Operator, Any], Tensor | tuple[Tensor, ...] | None]
