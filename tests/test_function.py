@@ -1,6 +1,7 @@
 """Question 1 for ports that are written differently: right ones pass, and each mistake is found."""
 
 import copy
+import itertools
 import json
 import re
 import sys
@@ -24,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "gate"))
 
 from rewritings import REWRITINGS, NotApplicable
 
-NETWORKS = ("test_resnet", "test_efficientnet", "test_convnext", "test_vit", "repvgg_a0")
+NETWORKS = ("test_resnet", "test_efficientnet", "test_convnext", "test_vit")
+BRANCHED = ("repvgg_a0", "mobileone_s0")  # larger: only what the others do not have
 
 
 def images(count=2, size=32):
@@ -63,8 +65,13 @@ def rewritten(name, net):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REWRITINGS)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        *itertools.product(NETWORKS, REWRITINGS),
+        *itertools.product(BRANCHED, ["blocks reparameterised", "batch norm folded"]),
+    ],
+)
 def test_right_ports_pass(built, network, name):
     found = compare(built(network), rewritten(name, built(network)), images())
     assert found.same, found
@@ -327,6 +334,16 @@ def test_ports_that_lose_something(net, change):
     net.scale.data.fill_(1.0)
     port.scale.data.fill_(1.0)
     assert compare(net, port, TOKENS).same is False
+
+
+@pytest.mark.filterwarnings("ignore")  # torch has deprecated its quantisation
+def test_a_quantised_port_is_a_mistake(net):
+    if "none" in torch.backends.quantized.engine:
+        pytest.skip("this torch has no quantised kernels")
+    port = torch.ao.quantization.quantize_dynamic(copy.deepcopy(net), {nn.Linear})
+    found = compare(net, port, TOKENS)
+    assert found.same is False
+    assert found.differences[0].startswith("the port is quantised: quantized::linear_dynamic, at ")
 
 
 class Hidden(nn.Module):

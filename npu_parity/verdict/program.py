@@ -127,7 +127,8 @@ def _summary(
     for difference in operators:
         kinds.setdefault(difference.kind, []).append(difference.place)
     for kind, places in kinds.items():
-        yield f"{kind}, {places[0]}" + (f" (and {len(places) - 1} more)" if places[1:] else "")
+        count = f" {len(places)} times, first" if places[1:] else ""
+        yield f"{kind},{count} {places[0]}"
     for found in (structure, values):
         if sentences := list(found.values()):
             more = f" (and {len(sentences) - 1} more)" if sentences[1:] else ""
@@ -383,7 +384,7 @@ _NARROW = (torch.float16, torch.bfloat16)
 
 
 def _narrow(expected: list[_Step], found: list[_Step]) -> list[str]:
-    """Report a precision below float32 that the reference does not use, and quantised tensors."""
+    """Report a precision below float32 that the reference does not use, and quantisation."""
 
     def coarse(step: _Step) -> Tensor | None:
         results = (t for t in step.results if t.dtype in _NARROW or t.is_quantized)
@@ -391,6 +392,8 @@ def _narrow(expected: list[_Step], found: list[_Step]) -> list[str]:
 
     known = {t.dtype for s in expected if (t := coarse(s)) is not None}
     for step in found:
+        if step.name.startswith("quantized::"):
+            return [f"the port is quantised: {step}, {_place(step.module)}"]
         if (t := coarse(step)) is not None and t.dtype not in known:
             dtype = str(t.dtype).removeprefix("torch.")
             return [

@@ -52,9 +52,13 @@ _SIZED = ("view", "expand", "unflatten")
 
 
 def name(func: torch._ops.OpOverload) -> str:
-    """Return an operator's name. Variants that compute the same have the same name."""
-    own = func._schema.name.partition("::")[2].rstrip("_")
-    return OTHER_NAMES.get(own, own)
+    """Return an operator's name. Variants that compute the same have the same name.
+
+    Operators of other libraries have their library's name in front: ``quantized::linear``.
+    """
+    library, _, own = func._schema.name.rstrip("_").partition("::")
+    own = OTHER_NAMES.get(own, own)
+    return own if library == "aten" else f"{library}::{own}"
 
 
 def normal(operator: str, arguments: Mapping[str, Any], result: Any) -> dict[str, Any]:
@@ -65,7 +69,11 @@ def normal(operator: str, arguments: Mapping[str, Any], result: Any) -> dict[str
         arguments: tensors and scalars by name.
         result: of the call.
     """
-    found = {n: v for n, v in arguments.items() if n not in IDLE and n != "out"}
+    found = {
+        n: v
+        for n, v in arguments.items()
+        if n not in IDLE and n != "out" and not isinstance(v, torch.ScriptObject)
+    }
     operands = tensors(list(found.values()))
     rank = operands[0].ndim + operator.startswith(_NEW_DIM) if operands else 0
     for n, value in found.items():
