@@ -272,7 +272,7 @@ def changed_text(number):
 
 LINE = re.compile(
     r"error: config\.yaml( with --config or --configfile|, line \d+)?"
-    r"( has \d+ bytes|: (it |this is not |found a key|YAML reads |.+: )).+"
+    r"( has \d+ bytes|: (it |this is not |found a key|found the tag|YAML reads |.+: )).+"
     r"|error: device \w+: .+"  # of the machine, not of the file
 )
 
