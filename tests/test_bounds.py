@@ -387,7 +387,6 @@ def test_ties_of_a_maximum_may_go_either_way():
         (torch.rand_like, torch.randn(3)),
         (lambda x: torch.randint_like(x, 9), torch.arange(3)),
         (lambda x: x @ x, torch.randn(3, 3).double()),
-        (lambda x: x + x, torch.randn(3).half()),
         (lambda x: x.index_put([torch.tensor([0, 0])], x[:2], accumulate=True), torch.randn(3)),
         (lambda x: torch.linalg.vector_norm(x, ord=3), torch.randn(3)),
     ],

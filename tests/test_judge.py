@@ -177,7 +177,7 @@ def test_files_and_memory_have_one_verdict(name, system, scripts):
     assert (told["failed_question"] or 0) == PORTS[name]
     assert {key: written[key] for key in told} == told
     assert set(written) - set(told) == {
-        *("run", "reference", "task", "head_widths", "backend", "numerics"),
+        *("run", "reference", "task", "head_widths", "backend", "numerics", "precision"),
         *("sha256", "versions", "code"),
     }
 

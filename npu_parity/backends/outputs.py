@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from npu_parity.backends import network
+from npu_parity.backends import network, precision
 from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError, shorten
 from npu_parity.numerics.emulation import emulate
 
 
 def measure(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
-    """Return the outputs of `model` executed on `device`.
+    """Return the outputs of `model` executed on `device`, in the device's precision.
 
     Args:
         model: a network in evaluation mode; it stays on the device.
@@ -51,17 +51,18 @@ def measure_repeatedly(
         sizes: other batch sizes to run; None: no further run.
     """
     with inference(model), device.configured() as target:
-        model = model.to(target)
-        found = forward(model, inputs, target, batch)
-        again = {} if sizes is None else repeated(model, inputs, found, target, batch, sizes)
+        with precision.applied(model.to(target), device.precision, target) as running:
+            found = forward(running, inputs, target, batch)
+            again = {} if sizes is None else repeated(running, inputs, found, target, batch, sizes)
         device.implementation.synchronize()
     return found, again
 
 
 def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
-    """Return the outputs of `model` on the CPU in float32, with `device`'s numerics emulated.
+    """Return the outputs of `model` on the CPU with `device`'s numerics and precision emulated.
 
-    Arguments, result and errors are the same as for `measure`. Nothing runs on the device.
+    Arguments, result and errors are the same as for `measure`. Nothing runs on the device. Autocast
+    casts as it does on a CPU.
 
     >>> network = nn.Linear(1, 1, bias=False).eval()
     >>> _ = nn.init.ones_(network.weight)
@@ -69,8 +70,22 @@ def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
     >>> predict(network, inputs, Device("npu", Numerics(matmul="hf32")))
     array([[1.]], dtype=float32)
     """
-    with inference(model), Device("cpu").configured() as target, emulate(device.numerics):
-        return forward(model.to(target), inputs, target, batch)
+    return predict_watched(model, inputs, device, batch)[0]
+
+
+def predict_watched(
+    model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
+) -> tuple[np.ndarray, str | None]:
+    """Return the result of `predict`, and where it first overflows; None if it does not."""
+    with (
+        inference(model),
+        Device("cpu").configured() as target,
+        emulate(device.numerics),
+        precision.storage(device.precision) as emulation,
+        precision.applied(model.to(target), device.precision, target) as running,
+    ):
+        found = forward(running, inputs, target, batch)
+        return found, precision.overflow(emulation, running)
 
 
 def exact(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
@@ -85,8 +100,12 @@ def exact(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) 
 def hosted(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
     """Return the outputs of a port to `device` on the CPU, so without the device's rounding.
 
-    Arguments, result and errors are the same as for `measure`.
+    If the device's precision is 16 bits and the port's own weights have 16 bits, it cannot run in
+    float32: these are its outputs with 16 bits emulated. Arguments, result and errors are the same
+    as for `measure`.
     """
+    if precision.narrow(model, device.precision):
+        return predict(model, inputs, Device("cpu", precision=device.precision), batch)
     return measure(model, inputs, Device("cpu"), batch)
 
 

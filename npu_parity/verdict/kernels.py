@@ -100,7 +100,7 @@ def _held(call: Call, numerics: Numerics, run: Callable[[], Any]) -> _Held:
     judged = _worst(shares)
     if judged[2] and call.name in PRODUCTS and _terms(call) > 1:
         # The bound of coarse operands is wide. But a sum in float32 uses all mantissa bits.
-        stored = coarsened(call.result.numpy(), found[0].numpy(force=True))
+        stored = coarsened(*(t.float().numpy(force=True) for t in (call.result, found[0])))
         if stored:
             return *failed, f"results {stored}"
     return judged

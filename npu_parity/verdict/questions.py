@@ -68,6 +68,8 @@ class Runs:
         hosted: float32 outputs of the port on the reference's device; None if it did not run there,
             or if the port is the reference itself.
         heads: widths of the heads, in order.
+        overflow: where the prediction first overflows its 16-bit format; None if it does not.
+        narrow: whether the port's own weights have 16 bits. Then `hosted` has their rounding.
     """
 
     reference: NDArray[Any]
@@ -76,6 +78,8 @@ class Runs:
     measured: NDArray[Any] | None = None
     hosted: NDArray[Any] | None = None
     heads: Mapping[str, int] | None = None
+    overflow: str | None = None
+    narrow: bool = False
 
     @property
     def columns(self) -> list[slice]:
@@ -177,12 +181,13 @@ def same_answer(
         if found is not None and found.shape != r.shape:
             return Answer(3, False, (f"outputs of shape {found.shape}, expected {r.shape}",))
     findings: list[str] = []
+    allowed = envelope(r, x, None if np.array_equal(p, r) else p, runs.columns)
     if runs.hosted is not None:
+        there = allowed if runs.narrow else envelope(r, x, None, runs.columns)
         findings += [
             f"input {name}, already on the reference's device: {why}"
-            for name, why in envelope(r, x, None, runs.columns).beyond(runs.hosted, names)
+            for name, why in there.beyond(runs.hosted, names)
         ]
-    allowed = envelope(r, x, None if np.array_equal(p, r) else p, runs.columns)
     beyond = dict(allowed.beyond(m, names))
     findings += [f"input {name}: {why}" for name, why in beyond.items()]
     for i, name in enumerate(names):
@@ -190,7 +195,7 @@ def same_answer(
             findings += _flips(name, r[i], x[i], p[i], m[i], runs.columns)
     unrest = list(_repeats(repeated, allowed.relative))
     findings += unrest
-    stored = metrics.coarsened(runs.reference, runs.measured)
+    stored = metrics.coarsened(runs.predicted, runs.measured)
     if stored:
         findings.append(f"outputs {stored}: the port stores them in a smaller format")
     if numerics_found and not unrest:  # outputs at random say nothing about numerics
@@ -223,7 +228,9 @@ def unusable(runs: Runs, names: Sequence[str], repeated: Repeated) -> Answer | N
         rows, columns = np.nonzero(~np.isfinite(array))
         if len(rows):
             value, name = array[rows[0], columns[0]], names[rows[0]]
-            return Answer(3, False, (f"{side}, input {name}: {value} in column {columns[0]}",))
+            where = f"; {runs.overflow}" if side == "prediction" and runs.overflow else ""
+            text = f"{side}, input {name}: {value} in column {columns[0]}{where}"
+            return Answer(3, False, (text,))
     if repeated.reference:
         text = (
             f"reference: a second run differs by {repeated.reference:.3g} (relative L2 error); it "
@@ -287,6 +294,10 @@ def enough_evidence(
     if unbounded := without_bound(results):
         findings.append(f"not checked, because no bound is known: {', '.join(unbounded)}")
     findings += [f"question {n}, {QUESTIONS[n]}, was not asked" for n in not_asked]
+    if runs.narrow:
+        findings.append("the port's weights have 16 bits, and question 1 rounded the reference's")
+    if runs.overflow:
+        findings.append(f"the prediction has an {runs.overflow}")
     findings += notes
     if runs.measured is not None:
         findings += _device_used(runs, runs.measured, repeated or Repeated())
@@ -352,6 +363,21 @@ def distances(
     with np.errstate(invalid="ignore", over="ignore"):
         found = {n: metrics.l2(m - p.astype(np.float64)) for n, p in predictions.items()}
     return {name: d if np.isfinite(d) else None for name, d in found.items()}
+
+
+def sizes(
+    measured: NDArray[Any], predictions: Mapping[str, NDArray[Any]], reference: NDArray[Any]
+) -> dict[str, float | None]:
+    """Return how far the size (L2) of each predicted error is from the size of the measured error.
+
+    A distance is None if it is not finite. The result is empty if the shapes differ.
+    """
+    errors = distances(reference, {**predictions, "": measured})
+    found = errors.pop("", None)
+    return {
+        name: None if error is None or found is None else abs(error - found)
+        for name, error in errors.items()
+    }
 
 
 def _flips(

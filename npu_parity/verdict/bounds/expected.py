@@ -10,6 +10,7 @@ from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict.bounds import elementwise, normalization, products, reductions  # noqa: F401 (rules)
 from npu_parity.verdict.bounds.arithmetic import LARGEST
 from npu_parity.verdict.bounds.rules import RULES, Operator
+from npu_parity.verdict.bounds.storage import COMPUTED, stored
 from npu_parity.verdict.recording import Call, tensors
 
 # Data movement, selection and comparison, which IEEE 754 computes without error.
@@ -43,16 +44,19 @@ class Expected:
         bound: float64 of the same shape, the largest allowed error of each element; None if the
             result must be equal.
         note: explains a possible failure, e.g. operands beyond the range of a format.
+        largest: the largest number of the result's format.
     """
 
     exact: Tensor
     bound: Tensor | None
     note: str = ""
+    largest: float = LARGEST
 
     def share(self, found: Tensor) -> Tensor:
         """Return each element's error as a share of its bound. An element passes at 1 or below.
 
-        NaN and infinity pass only if the exact result has the same value or overflows float32.
+        NaN and infinity pass only if the exact result has the same value or overflows the
+        format of the result.
 
         Args:
             found: the device's result, with the shape of `exact`; on any device.
@@ -68,7 +72,7 @@ class Expected:
         share = (found - exact).abs_().div_(self.bound)
         odd = ~(share.isfinite() & self.bound.isfinite())
         if odd.any():
-            overflow = found.isinf() & (exact.abs() + self.bound >= LARGEST)
+            overflow = found.isinf() & (exact.abs() + self.bound >= self.largest)
             overflow &= found.sign() == exact.sign()
             equal = (found == exact) | (found.isnan() & exact.isnan()) | overflow
             share[odd] = torch.where(equal, 0.0, math.inf).double()[odd]
@@ -99,14 +103,22 @@ def exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | N
     if call.name in _EQUAL_VALUES:
         values = tensors(Operator(call).run())[0]
         return [Expected(values, None), *[None] * (len(results) - 1)]
-    if call.name not in RULES or results[0].dtype != torch.float32:
+    if call.name not in RULES or results[0].dtype not in COMPUTED:
         return None
-    operator = Operator(call, torch.float64, numerics)
+    narrow = results[0].dtype != torch.float32  # a device rounds only operands in float32
+    operator = Operator(call, torch.float64, Numerics() if narrow else numerics)
     exact = operator.run()
     bounds = RULES[call.name](operator, exact)
     if bounds is None:
         return None
     bounds = bounds if isinstance(bounds, tuple) else (bounds,)
-    held = zip(tensors(exact), bounds, strict=False)
-    expected = [Expected(e, b.expand(e.shape), operator.note) for e, b in held]
+    held = zip(tensors(exact), bounds, results, strict=False)
+    expected = [
+        Expected(e, stored(e, b.expand(e.shape), r.dtype), operator.note, _largest(r))
+        for e, b, r in held
+    ]
     return [*expected, *[None] * (len(results) - len(expected))]
+
+
+def _largest(result: Tensor) -> float:
+    return torch.finfo(result.dtype).max

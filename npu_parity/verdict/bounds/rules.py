@@ -29,7 +29,8 @@ class Operator:
             def converted(value: Any) -> Any:
                 if isinstance(value, Tensor) and value.is_floating_point():
                     return value.to(dtype)
-                return dtype if value is torch.float32 else value
+                real = isinstance(value, torch.dtype) and value.is_floating_point
+                return dtype if real else value
 
             self.arguments = tree_map(converted, call.arguments)
 
