@@ -173,7 +173,8 @@ class Original:
         reference = self._reference[0]
         exact = outputs.exact(self.reference, self.inputs, self.device)
         predicted, overflow = outputs.predict_watched(self.reference, self.inputs, self.device)
-        return Runs(reference, exact, predicted, heads=self.heads, overflow=overflow)
+        errors = outputs.further_errors(self.reference, self.inputs, predicted, self.device)
+        return Runs(reference, exact, predicted, heads=self.heads, overflow=overflow, errors=errors)
 
     @cached_property
     def _reference(self) -> tuple[NDArray[Any], float]:

@@ -44,6 +44,8 @@ def main(
         )
     elif run == "predicted":
         result, found["overflow"] = outputs.predict_watched(model, array, device, batch)
+        errors = outputs.further_errors(model, array, result, device, batch)
+        found["errors"] = None if errors is None else errors.tolist()
     else:
         result = outputs.RUNS[run](model, array, device, batch)
         if not narrow(model, device.precision):  # a port in float32, on this CPU

@@ -176,7 +176,8 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
         device, _, kind = run.partition("/")
         found, timed = system.metrics.get(run), system.latency.get(run)
         row = about | {"device": device, "run": kind, "reference": found is None}
-        row |= {"precision": name for name in precision(system.run[run])}
+        if narrow := precision(system.run[run]):
+            row["precision"] = narrow
         row |= _compared(system, found or {})
         row |= {key: (found or {}).get(key) for key in VERDICT}
         row["operators"] = _operators(system.operators.get(run))

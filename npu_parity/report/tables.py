@@ -189,7 +189,7 @@ def runs(system: System) -> pd.DataFrame:
         versions = {"torch": found["versions"]["torch"], "CANN": place.get("cann")}
         promised = [(k, v) for k, v in found["numerics"].items() if k != "rounding"]
         rounded = [f"{kind} {form}" for kind, form in promised if form not in (None, "fp32")]
-        narrow = precision(found)
+        narrow = filter(None, [precision(found)])
         rows.append(
             {
                 "Run": title(run),
@@ -203,9 +203,10 @@ def runs(system: System) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def precision(run: dict[str, Any]) -> list[str]:
-    """Return the precision of a run, unless it is float32."""
-    return [found for found in [run.get("precision", "fp32")] if found != "fp32"]
+def precision(run: dict[str, Any]) -> str | None:
+    """Return the precision of a run; None if it is float32."""
+    found = run.get("precision")
+    return None if found == "fp32" else found
 
 
 def rules(system: System) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from npu_parity import evidence
@@ -157,13 +158,17 @@ def read_case(
     measured = run == "measured"
     inputs = evidence.read_json(system / "inputs.json")
     stated = evidence.read_json(system / device / run / "run.json")
+    prediction = evidence.read_json(system / device / "predicted" / "run.json")
+    arrays = {
+        name: _outputs(path, stated["sha256"])
+        for name, path in output_files(system, reference, device, run, hosted).items()
+    }
+    errors = prediction.get("errors")  # an empty list has no columns
     runs = Runs(
-        **{
-            name: _outputs(path, stated["sha256"])
-            for name, path in output_files(system, reference, device, run, hosted).items()
-        },
+        **arrays,
         heads=heads or None,
-        overflow=evidence.read_json(system / device / "predicted" / "run.json").get("overflow"),
+        overflow=prediction.get("overflow"),
+        errors=None if errors is None else np.reshape(errors, (-1, arrays["reference"].shape[1])),
         narrow=hosted and _precision(system / device / "hosted" / "run.json") != "fp32",
     )
     original = evidence.read_json(system / reference / "measured" / "run.json")["repeated"]

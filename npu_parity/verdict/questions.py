@@ -69,6 +69,8 @@ class Runs:
             or if the port is the reference itself.
         heads: widths of the heads, in order.
         overflow: where the prediction first overflows its 16-bit format; None if it does not.
+        errors: further errors of the prediction (rows, columns) if the device stores 16 bits; None
+            if it stores float32. See `outputs.further_errors`.
         narrow: whether the port's own weights have 16 bits. Then `hosted` has their rounding.
     """
 
@@ -79,6 +81,7 @@ class Runs:
     hosted: NDArray[Any] | None = None
     heads: Mapping[str, int] | None = None
     overflow: str | None = None
+    errors: NDArray[Any] | None = None
     narrow: bool = False
 
     @property
@@ -181,7 +184,7 @@ def same_answer(
         if found is not None and found.shape != r.shape:
             return Answer(3, False, (f"outputs of shape {found.shape}, expected {r.shape}",))
     findings: list[str] = []
-    allowed = envelope(r, x, None if np.array_equal(p, r) else p, runs.columns)
+    allowed = envelope(r, x, None if np.array_equal(p, r) else p, runs.columns, runs.errors)
     if runs.hosted is not None:
         there = allowed if runs.narrow else envelope(r, x, None, runs.columns)
         findings += [
@@ -192,7 +195,10 @@ def same_answer(
     findings += [f"input {name}: {why}" for name, why in beyond.items()]
     for i, name in enumerate(names):
         if name not in beyond:
-            findings += _flips(name, r[i], x[i], p[i], m[i], runs.columns)
+            error = np.maximum(np.abs(p[i] - r[i]), np.abs(r[i] - x[i]))
+            if runs.errors is not None:  # the device's errors are not those of the prediction
+                error = np.maximum(error, allowed.limits(i))
+            findings += _flips(name, r[i], m[i], error, runs.columns)
     unrest = list(_repeats(repeated, allowed.relative))
     findings += unrest
     stored = metrics.coarsened(runs.predicted, runs.measured)
@@ -383,9 +389,8 @@ def sizes(
 def _flips(
     name: str,
     r: metrics.Floats,
-    x: metrics.Floats,
-    p: metrics.Floats,
     m: metrics.Floats,
+    error: metrics.Floats,
     columns: list[slice],
 ) -> list[str]:
     findings = []
@@ -393,7 +398,7 @@ def _flips(
         if c.stop - c.start < 2 or r[c].argmax() == m[c].argmax():
             continue
         second, first = np.sort(r[c])[-2:]
-        allowed = FLIP * max(np.abs(p[c] - r[c]).max(), np.abs(r[c] - x[c]).max())
+        allowed = FLIP * error[c].max()
         if first - second >= allowed:
             findings.append(
                 f"input {name}: top-1 is {m[c].argmax()} where the reference has {r[c].argmax()} "
