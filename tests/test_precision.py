@@ -21,6 +21,7 @@ from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import PRECISIONS
 from npu_parity.numerics.storage import stored
 from npu_parity.verdict.bounds import exact_and_bound
+from npu_parity.verdict.envelope import envelope
 from npu_parity.verdict.kernels import execute
 from npu_parity.verdict.metrics import mantissa_bits
 from npu_parity.verdict.recording import tensors
@@ -453,6 +454,28 @@ def test_few_outputs_get_further_errors():
     wide = np.zeros((2, 40), dtype=np.float32)
     assert further_errors(net, x, wide, device).shape == (0, 40)
     assert check_port(net, copy.deepcopy(net), x, precision="bf16").passed
+
+
+@pytest.mark.parametrize("columns", [1, 2, 10, 100, 1000])
+def test_independent_errors_of_the_predicted_size_are_no_finding(columns):
+    """And errors four times as large as the envelope of few columns are."""
+    random = np.random.default_rng(columns)
+    reference = random.standard_normal((2000, columns)) + 10
+    predicted, measured = (reference + 0.01 * random.standard_normal(reference.shape) for _ in "pm")
+    names, one = list(map(str, range(len(reference)))), [slice(0, columns)]
+    allowed = envelope(reference, reference, predicted, one, np.zeros((0, columns)))
+    assert not list(allowed.beyond(measured, names))
+    wrong = reference + 0.5 * random.choice([-1, 1], reference.shape)
+    assert len(list(allowed.beyond(wrong, names))) == len(names)
+
+
+def test_a_few_lucky_errors_do_not_decide():
+    reference, measured = np.ones((1, 1)), np.full((1, 1), 1.02)
+    predicted, one = np.full((1, 1), 1.0001), [slice(0, 1)]
+    further = 0.01 * np.random.default_rng(0).standard_normal((31, 1))
+    for errors, beyond in (np.zeros((0, 1)), 1), (further, 0), (None, 1):
+        allowed = envelope(reference, reference, predicted, one, errors)
+        assert len(list(allowed.beyond(measured, ["cat"]))) == beyond
 
 
 # --- Devices
