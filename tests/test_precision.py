@@ -277,6 +277,28 @@ def test_bound_is_half_a_unit_of_the_result(name):
     assert (expected.share(call.first.double() * (1 + step)) > 1).all()
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_library_may_store_a_product_before_it_adds_the_bias(name):
+    layer = nn.Linear(32, 16)
+    x = torch.randn(64, 32)
+    with torch.no_grad():
+        layer.bias.copy_(-layer(x)[0])  # so that the sum is small against the product
+    for module in layer, nn.Conv1d(32, 16, 1):
+        with precision.storage(name), precision.applied(module.eval(), name, CPU) as running:
+            calls = record(running, x if module is layer else x[..., None])
+        (call,) = (c for c in calls if c.name in ("addmm", "convolution"))
+        first, second, third = (operand.float() for operand in call.args[:3])
+        if call.name == "addmm":
+            product, bias = second @ third, first
+        else:
+            product, bias = F.conv1d(first, second), third[:, None]
+        dtype = WHOLE[name]
+        twice = (product.to(dtype) + bias.to(dtype)).float()
+        (expected,) = exact_and_bound(call, Numerics())
+        assert expected.share(twice).max() <= 1
+        assert expected.share(twice + 2 * torch.finfo(dtype).eps * product.abs()).max() > 1
+
+
 def test_overflow_of_a_result_is_right_where_the_exact_result_overflows():
     x = torch.tensor([[300.0, 255.0, 1.0]])
     (call,) = (c for c in record_in("fp16", lambda x: x * x, x) if c.name == "mul")

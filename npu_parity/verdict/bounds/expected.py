@@ -114,7 +114,7 @@ def exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | N
     bounds = bounds if isinstance(bounds, tuple) else (bounds,)
     held = zip(tensors(exact), bounds, results, strict=False)
     expected = [
-        Expected(e, stored(e, b.expand(e.shape), r.dtype), operator.note, _largest(r))
+        Expected(e, stored(operator, e, b.expand(e.shape), r.dtype), operator.note, _largest(r))
         for e, b, r in held
     ]
     return [*expected, *[None] * (len(results) - len(expected))]

@@ -3,17 +3,22 @@
 import torch
 from torch import Tensor
 
+from npu_parity.verdict.bounds.products import PRODUCTS
+from npu_parity.verdict.bounds.rules import Operator
+
 COMPUTED = (torch.float32, torch.float16, torch.bfloat16)  # dtypes of results that have a bound
 
 
-def stored(exact: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the bound of a result that an operator computes in float32 and rounds once to `dtype`.
+def stored(operator: Operator, exact: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the bound of a result that an operator computes in float32 and rounds to `dtype`.
 
     A computed value is at most |y| + bound. So rounding it changes it by at most u (|y| + bound),
     or the distance of two subnormal numbers (Higham, *Accuracy and Stability*, 2nd ed., section
-    2.1). Float32 adds nothing, because the bound contains its rounding.
+    2.1). A library may store a product before another kernel adds the bias. Then there is a second
+    rounding, of the product. Float32 adds nothing, because the bound contains its rounding.
 
     Args:
+        operator: the operator with float64 operands.
         exact: the exact result y, float64.
         bound: the bound of the operator in float32, float64.
         dtype: the dtype of the operator's result.
@@ -22,4 +27,21 @@ def stored(exact: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
         return bound
     form = torch.finfo(dtype)
     u, distance = form.eps / 2, form.tiny * form.eps
-    return bound + u * (exact.abs() + bound) + distance
+    rounded = exact.abs() + bound
+    summand = _summand(operator)
+    if summand is not None:
+        rounded = rounded + (exact - summand).abs() + bound
+        distance *= 2
+    return bound + u * rounded + distance
+
+
+def _summand(operator: Operator) -> Tensor | None:
+    """Return what a product adds; None for other operators."""
+    name = PRODUCTS.get(operator.name, ("", "", None))[2]
+    if name is None or operator[name] is None:
+        return None
+    summand: Tensor = operator[name]
+    if name == "bias":
+        return summand.view(-1, *[1] * (operator["weight"].ndim - 2))
+    beta: float = operator["beta"]
+    return summand * beta
