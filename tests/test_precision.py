@@ -24,6 +24,7 @@ from npu_parity.verdict.bounds import exact_and_bound
 from npu_parity.verdict.envelope import envelope
 from npu_parity.verdict.kernels import execute
 from npu_parity.verdict.metrics import mantissa_bits
+from npu_parity.verdict.questions import Runs, same_answer
 from npu_parity.verdict.recording import tensors
 
 CPU = torch.device("cpu")
@@ -489,6 +490,22 @@ def test_independent_errors_of_the_predicted_size_are_no_finding(columns):
     assert not list(allowed.beyond(measured, names))
     wrong = reference + 0.5 * random.choice([-1, 1], reference.shape)
     assert len(list(allowed.beyond(wrong, names))) == len(names)
+
+
+@pytest.mark.parametrize(("margin", "passed"), [(0.03, True), (0.09, False)])
+def test_top_1_may_flip_if_errors_of_any_row_explain_it(margin, passed):
+    """The prediction is lucky for the first row, and the device is not."""
+    reference = np.tile(np.linspace(1, 2, 40), (2, 1))
+    reference[0, -2] = reference[0, -1] - margin
+    predicted, measured = reference.copy(), reference.copy()
+    predicted[1] += 0.02 * (-1.0) ** np.arange(40)
+    measured[0, -2:] += (margin, 0.0)
+    measured[0, -2] += 1e-3
+    r, p, m = (a.astype(np.float32) for a in (reference, predicted, measured))
+    runs = Runs(r, r.astype(np.float64), p, m, errors=np.zeros((0, 40)))
+    answer = same_answer(runs, ["cat", "dog"])
+    assert answer.passed == passed
+    assert passed or "top-1 is 38" in answer.findings[0]
 
 
 def test_a_few_lucky_errors_do_not_decide():

@@ -92,7 +92,12 @@ class Envelope:
                     f"{self.source} allows {self.allowed[i, head] / size:.3g}",
                 )
                 continue
-            limit = self.limits(i)
+            limit = np.concatenate(
+                [
+                    np.full(c.stop - c.start, TAIL * a / np.sqrt(c.stop - c.start))
+                    for c, a in zip(self.columns, self.allowed[i], strict=True)
+                ]
+            )
             column = int(share(error[i], limit).argmax())
             if error[i, column] > limit[column]:
                 yield (
@@ -100,15 +105,6 @@ class Envelope:
                     f"error {error[i, column]:.3g} of column {column} where {self.source} allows "
                     f"{limit[column]:.3g}",
                 )
-
-    def limits(self, i: int) -> Floats:
-        """Return the largest error that is allowed in each column of an input."""
-        return np.concatenate(
-            [
-                np.full(c.stop - c.start, TAIL * a / np.sqrt(c.stop - c.start))
-                for c, a in zip(self.columns, self.allowed[i], strict=True)
-            ]
-        )
 
     def _head(self, head: int) -> str:
         return f" of head {head}" if len(self.columns) > 1 else ""

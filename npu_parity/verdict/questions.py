@@ -196,8 +196,8 @@ def same_answer(
     for i, name in enumerate(names):
         if name not in beyond:
             error = np.maximum(np.abs(p[i] - r[i]), np.abs(r[i] - x[i]))
-            if runs.errors is not None:  # the device's errors are not those of the prediction
-                error = np.maximum(error, allowed.limits(i))
+            if runs.errors is not None:  # the device's error is that of any row
+                error = np.abs(np.concatenate([p - r, runs.errors, [error]])).max(axis=0)
             findings += _flips(name, r[i], m[i], error, runs.columns)
     unrest = list(_repeats(repeated, allowed.relative))
     findings += unrest
