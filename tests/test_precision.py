@@ -300,6 +300,19 @@ def test_a_library_may_store_a_product_before_it_adds_the_bias(name):
         assert expected.share(twice + 2 * torch.finfo(dtype).eps * product.abs()).max() > 1
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_softmax_may_store_its_exponentials(name):
+    """Torch does it on CPUs if the dimension is not the last one."""
+    dtype, x = WHOLE[name], torch.randn(4, 200, 16)
+    (call,) = (c for c in record_in(name, lambda x: x.softmax(1), x) if c.name == "_softmax")
+    (expected,) = exact_and_bound(call, Numerics())
+    assert expected.share(execute(call, CPU)).max() <= 1
+    wide = call.args[0].float()
+    powers = (wide - wide.amax(1, keepdim=True)).exp().to(dtype).float()
+    assert expected.share((powers / powers.sum(1, keepdim=True)).to(dtype)).max() <= 1
+    assert expected.share(call.first.float() * (1 + 3 * torch.finfo(dtype).eps)).max() > 1
+
+
 def test_overflow_of_a_result_is_right_where_the_exact_result_overflows():
     x = torch.tensor([[300.0, 255.0, 1.0]])
     (call,) = (c for c in record_in("fp16", lambda x: x * x, x) if c.name == "mul")

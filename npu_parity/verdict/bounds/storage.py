@@ -14,8 +14,9 @@ def stored(operator: Operator, exact: Tensor, bound: Tensor, dtype: torch.dtype)
 
     A computed value is at most |y| + bound. So rounding it changes it by at most u (|y| + bound),
     or the distance of two subnormal numbers (Higham, *Accuracy and Stability*, 2nd ed., section
-    2.1). A library may store a product before another kernel adds the bias. Then there is a second
-    rounding, of the product. Float32 adds nothing, because the bound contains its rounding.
+    2.1). Some kernels also store a value before the last step: a product to which another kernel
+    adds the bias, or the exponentials of softmax (torch on CPUs). Float32 adds nothing, because the
+    bound contains its rounding.
 
     Args:
         operator: the operator with float64 operands.
@@ -31,6 +32,9 @@ def stored(operator: Operator, exact: Tensor, bound: Tensor, dtype: torch.dtype)
     summand = _summand(operator)
     if summand is not None:
         rounded = rounded + (exact - summand).abs() + bound
+        distance *= 2
+    elif operator.name in ("_softmax", "_safe_softmax"):  # the exponential, and the sum of all
+        rounded = 3 * rounded
         distance *= 2
     return bound + u * rounded + distance
 
