@@ -19,10 +19,12 @@ from torch import nn
 
 from npu_parity.backends import network, outputs
 from npu_parity.backends.device import Device
+from npu_parity.backends.precision import applied, narrow, storage
 from npu_parity.errors import ParityError
 from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import FORMATS, PRESETS, Numerics, candidate, expect
 from npu_parity.numerics.probing import probe
+from npu_parity.numerics.rounding import NARROW
 from npu_parity.verdict import metrics
 from npu_parity.verdict.answers import NOT_ASKED, Answer, Program, Verdict
 from npu_parity.verdict.divergence import Step, divergence, first_beyond
@@ -31,7 +33,7 @@ from npu_parity.verdict.judge import Case, Judgement, judge
 from npu_parity.verdict.kernels import check_operators, execute
 from npu_parity.verdict.operators import OperatorResult
 from npu_parity.verdict.program import compare
-from npu_parity.verdict.questions import INPUTS, Repeated, Runs, alike, distances
+from npu_parity.verdict.questions import INPUTS, Repeated, Runs, alike, distances, sizes
 from npu_parity.verdict.recording import Call, record
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -122,6 +124,8 @@ class Original:
         device: a backend (``cpu``, ``npu``, ``cuda``, ``xpu``, ``mps``) or a `Device`.
         numerics: the numerics that the device promises: a name in `PRESETS`, formats by kind of
             operator, or None for the backend's default.
+        precision: how ports run: ``fp32``, ``fp16`` and ``bf16`` (the whole network in 16 bits), or
+            ``amp-fp16`` and ``amp-bf16`` (autocast). A `Device` has its own.
         task: ``classification``, ``features`` or ``digits``, see `metrics.compare`.
         heads: widths of the heads, in order.
         names: names of the inputs.
@@ -149,13 +153,14 @@ class Original:
         names: Sequence[str] | None = None,
         pretrained: bool | None = None,
         kernels: Context | None = None,
+        precision: str = "fp32",
     ):
         network.expect_ready(reference)
         with network.guarded(network.named(reference)):
             # Copy, because a port may share modules with the reference and is moved to the device.
             self.reference = copy.deepcopy(reference).to("cpu")
         self.inputs = _array(inputs)
-        self.device = _device(device, numerics)
+        self.device = _device(device, numerics, precision)
         self.promised = self.device.numerics
         self.asked = self.device.implementation.questions
         self.task, self.heads, self.pretrained = task, heads, pretrained
@@ -165,12 +170,11 @@ class Original:
     @cached_property
     def runs(self) -> Runs:
         """The reference's outputs, the exact and the predicted outputs, without measured ones."""
-        return Runs(
-            reference=self._reference[0],
-            exact=outputs.exact(self.reference, self.inputs, self.device),
-            predicted=outputs.predict(self.reference, self.inputs, self.device),
-            heads=self.heads,
-        )
+        reference = self._reference[0]
+        exact = outputs.exact(self.reference, self.inputs, self.device)
+        predicted, overflow = outputs.predict_watched(self.reference, self.inputs, self.device)
+        errors = outputs.further_errors(self.reference, self.inputs, predicted, self.device)
+        return Runs(reference, exact, predicted, heads=self.heads, overflow=overflow, errors=errors)
 
     @cached_property
     def _reference(self) -> tuple[NDArray[Any], float]:
@@ -182,15 +186,37 @@ class Original:
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray]:
-        """The predicted outputs for each format, rounded where the device may round."""
-        known = {self.promised: self.runs.predicted, Numerics(): self.runs.reference}
-        candidates = {name: candidate(self.promised, name) for name in FORMATS}
-        return {
-            name: known[candidate]
-            if candidate in known
-            else outputs.predict(self.reference, self.inputs, Device("cpu", candidate))
-            for name, candidate in candidates.items()
+        """The predicted outputs for each format, rounded where the device may round.
+
+        For a device with another precision than fp32, the names are precisions, its own first.
+        """
+        own = self.device.precision
+        known = {
+            Device("cpu", self.promised, own): self.runs.predicted,
+            Device("cpu"): self.runs.reference,
         }
+        if own == "fp32":
+            candidates = {name: Device("cpu", candidate(self.promised, name)) for name in FORMATS}
+        else:
+            candidates = {own: Device("cpu", self.promised, own)}
+            others = [name for name in ("fp32", *NARROW) if name != own]
+            candidates |= {name: Device("cpu", precision=name) for name in others}
+        return {
+            name: known[device]
+            if device in known
+            else outputs.predict(self.reference, self.inputs, device)
+            for name, device in candidates.items()
+        }
+
+    def distances(self, measured: NDArray[Any]) -> dict[str, float | None]:
+        """Return the distance of measured outputs from the prediction of each format.
+
+        Rounding to 16 bits after every operator is chaotic: one value that is rounded the other way
+        changes all later ones. So only the size of the error identifies a precision.
+        """
+        if self.device.precision == "fp32":
+            return distances(measured, self.predictions)
+        return sizes(measured, self.predictions, self.runs.reference)
 
     @cached_property
     def chosen(self) -> list[int]:
@@ -213,8 +239,13 @@ class Original:
 
     @cached_property
     def calls(self) -> list[Call]:
-        """The reference's operators on the chosen inputs."""
-        return record(self.reference, _tensor(self.inputs[self.chosen]))
+        """The reference's operators on the chosen inputs, in the device's precision."""
+        return self._recorded(_tensor(self.inputs[self.chosen]))
+
+    def _recorded(self, batch: torch.Tensor) -> list[Call]:
+        own = self.device.precision
+        with storage(own), applied(self.reference, own, batch.device) as running:
+            return record(running, batch)
 
     @cached_property
     def operators(self) -> list[OperatorResult] | None:
@@ -237,8 +268,13 @@ class Original:
             return NOT_ASKED
         theirs = self.inputs if ported_inputs is None else ported_inputs
         wrong, note = _inputs_differ(self.inputs, theirs)
-        with network.guarded(network.named(ported)):
-            found = compare(self.reference, ported, _tensor(self.inputs))
+        reference, own, batch = self.reference, "fp32", _tensor(self.inputs)
+        if narrow(ported, self.device.precision):
+            # The same weights, rounded once. The port takes 16-bit inputs.
+            own = self.device.precision
+            reference, batch = copy.deepcopy(reference).to(NARROW[own]), batch.to(NARROW[own])
+        with network.guarded(network.named(ported)), storage(own):
+            found = compare(reference, ported, batch)
         if wrong:
             return Program(False, "", (*wrong, *(() if found.same else found.differences)))
         return replace(found, differences=(*found.differences, *note))
@@ -264,14 +300,20 @@ class Original:
         calls = record(self.reference, own)
         exact = record(copy.deepcopy(self.reference).double(), own.double())
         with emulate(self.promised):
-            predicted = record(self.reference, own)
+            predicted = self._recorded(own)
         measured = []
         if ported is not None:
             theirs = self.inputs if ported_inputs is None else ported_inputs
             one = _tensor(theirs[number : number + 1])
             name = network.named(ported)
-            with network.guarded(name), self._target(within).configured() as target, within():
-                measured = record(ported.to(target), one.to(target))
+            device = self._target(within)
+            with (
+                network.guarded(name),
+                device.configured() as target,
+                within(),
+                applied(ported.to(target), device.precision, target) as running,
+            ):
+                measured = record(running, one.to(target))
         return divergence(calls, exact, predicted, measured, alone)
 
     def check(
@@ -290,15 +332,21 @@ class Original:
         runs = self.runs  # outputs that cannot be compared are an error before anything runs long
         program = self.program(ported, theirs)
         hosted, notes = self._hosted(ported, theirs, within)
-        with network.guarded(name), self._target(within).configured() as target, within():
-            ported = ported.to(target)
-            measured = outputs.forward(ported, theirs, target, batch)
-            again = outputs.repeated(ported, theirs, measured, target, batch, batch_sizes)
+        device = self._target(within)
+        with network.guarded(name), device.configured() as target, within():
+            with applied(ported.to(target), device.precision, target) as running:
+                measured = outputs.forward(running, theirs, target, batch)
+                again = outputs.repeated(running, theirs, measured, target, batch, batch_sizes)
             probed = self.probe(target)
         operators = self._operators(within) if kernels else self.operators
         judgement = judge(
             Case(
-                replace(runs, measured=measured, hosted=hosted),
+                replace(
+                    runs,
+                    measured=measured,
+                    hosted=hosted,
+                    narrow=narrow(ported, device.precision),
+                ),
                 self.promised,
                 self.names,
                 self.task,
@@ -306,9 +354,10 @@ class Original:
                 program,
                 operators,
                 probed,
-                distances(measured, self.predictions),
+                self.distances(measured),
                 Repeated.from_dict(again, self._reference[1]),
                 [*alike(self.inputs, self.names), *notes, *again["failed"], *self.unseen()],
+                device.precision,
             )
         )
         number = metrics.worst_input(judgement.metrics)
@@ -339,7 +388,9 @@ class Original:
 
     def _target(self, within: Context) -> Device:
         """Return the device for ports. A simulated device rounds without switches of torch."""
-        return self.device if within is contextlib.nullcontext else Device(self.device.backend)
+        if within is contextlib.nullcontext:
+            return self.device
+        return Device(self.device.backend, precision=self.device.precision)
 
 
 def check_port(
@@ -349,6 +400,7 @@ def check_port(
     device: str | Device = "cpu",
     numerics: str | Mapping[str, str] | Numerics | None = None,
     *,
+    precision: str = "fp32",
     ported_inputs: np.ndarray | torch.Tensor | None = None,
     batch: int = 1,
     kernels: Context | None = None,
@@ -358,7 +410,8 @@ def check_port(
     """Check whether `ported` on `device` is the same network as `reference` on the CPU.
 
     Args:
-        reference: see `Original`, also for `inputs`, `device`, `numerics` and `about`.
+        reference: see `Original`, also for `inputs`, `device`, `numerics`, `precision` and
+            `about`.
         ported: the network to check; it stays on the device.
         ported_inputs: the same images after the port's own preprocessing; default `inputs`.
         batch: the number of inputs in one forward pass of the port.
@@ -376,7 +429,8 @@ def check_port(
     >>> print(check_port(reference, ported, torch.ones(2, 3, 8, 8)).verdict)
     FAIL (question 1, same program: batch_norm eps 0.001 where the reference has 1e-05, at 1)
     """
-    original = Original(reference, inputs, device, numerics, kernels=kernels, **about)
+    about |= {"kernels": kernels, "precision": precision}
+    original = Original(reference, inputs, device, numerics, **about)
     return original.check(ported, ported_inputs, batch, batch_sizes=batch_sizes)
 
 
@@ -388,17 +442,21 @@ def _running(within: Context) -> Callable[[Call, torch.device], Any]:
     return run
 
 
-def _device(device: str | Device, numerics: str | Mapping[str, str] | Numerics | None) -> Device:
+def _device(
+    device: str | Device,
+    numerics: str | Mapping[str, str] | Numerics | None,
+    precision: str,
+) -> Device:
     if isinstance(device, Device):
         return device
     if numerics is None:
-        return Device(device, Device(device).implementation.numerics())
-    if isinstance(numerics, str):
+        numerics = Device(device).implementation.numerics()
+    elif isinstance(numerics, str):
         expect("numerics", numerics, tuple(PRESETS))
-        return Device(device, PRESETS[numerics])
-    if not isinstance(numerics, Numerics):
+        numerics = PRESETS[numerics]
+    elif not isinstance(numerics, Numerics):
         numerics = Numerics.from_dict(numerics)
-    return Device(device, numerics)
+    return Device(device, numerics, precision)
 
 
 def _inputs_differ(own: np.ndarray, theirs: np.ndarray) -> tuple[list[str], list[str]]:

@@ -13,7 +13,6 @@ from npu_parity.backends.device import Device as _Device
 from npu_parity.errors import ParityError
 from npu_parity.evidence import manifest
 from npu_parity.evidence.code import digest
-from npu_parity.numerics.formats import Numerics
 
 # Options that every program takes: the hash of its code, and those of the user's files it reads.
 CODE, READS = "--code=", "--reads="
@@ -55,7 +54,7 @@ def mapping(text: str) -> dict[str, Any]:
 def device(text: str) -> _Device:
     """Parse a device: ``cpu``, or ``'{"backend": "npu", "numerics": {"conv": "hf32"}}'``."""
     settings: dict[str, Any] = mapping(text) if text.startswith("{") else {"backend": text}
-    found = _Device(settings.get("backend", ""), Numerics.from_dict(settings.get("numerics", {})))
+    found = _Device.from_dict({"backend": "", **settings})
     found.implementation  # noqa: B018  (an unknown backend is an error here)
     return found
 
@@ -63,6 +62,6 @@ def device(text: str) -> _Device:
 # Common options of the programs that the rules run.
 Weights = Annotated[Path, typer.Option(help="folder with weights.safetensors and its sidecar")]
 Inputs = Annotated[Path, typer.Option(help="inputs.npy, in the same folder as its sidecar")]
-Device = Annotated[_Device, typer.Option(parser=device, help="a backend, or JSON with numerics")]
+Device = Annotated[_Device, typer.Option(parser=device, help="a backend, or JSON with more")]
 Ported = Annotated[str, typer.Option(help="the port's own architecture, if it has one")]
 Threads = Annotated[int, typer.Option(help="CPU threads; at most one for each CPU")]

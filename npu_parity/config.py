@@ -17,7 +17,6 @@ from npu_parity.backends.device import BACKENDS, Device
 from npu_parity.errors import ParityError, shorten
 from npu_parity.evidence.document import Document, Place, dotted, read
 from npu_parity.evidence.files import PACKAGE
-from npu_parity.numerics.formats import Numerics
 from npu_parity.sources import images, labels, weights
 from npu_parity.sources.architectures import own_file
 from npu_parity.verdict import published
@@ -176,6 +175,9 @@ def check(config: Config, document: Document) -> None:
     if set(devices[reference]["numerics"].values()) - {"fp32"}:
         text = "the reference must compute in fp32"
         raise mistake(document, ("devices", reference, "numerics"), text)
+    if devices[reference]["precision"] != "fp32":
+        text = f"found {devices[reference]['precision']}, but the reference must run in fp32"
+        raise mistake(document, ("devices", reference, "precision"), text)
     reports = published.figures()
     for name, system in config["models"].items():
         place = ("models", name)
@@ -296,4 +298,4 @@ def check_software(config: Config, planned: Collection[tuple[str, str]]) -> None
 
 
 def _device(settings: dict[str, Any]) -> Device:
-    return Device(settings["backend"], Numerics.from_dict(settings["numerics"]))
+    return Device.from_dict(settings)

@@ -119,7 +119,7 @@ def in_run(file: str):
 def on_device(wildcards) -> list[str]:
     """Return the options of a program that runs the network: weights, inputs and the device."""
     folder, device = f"results/{wildcards.system}", config["devices"][wildcards.device]
-    target = {key: device[key] for key in ("backend", "numerics")}
+    target = {key: device[key] for key in ("backend", "numerics", "precision")}
     options = {"weights-folder": folder, "inputs": f"{folder}/inputs.npy"}
     options["device"] = json.dumps(target)
     return [f"--{name}={value}" for name, value in options.items()]

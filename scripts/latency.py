@@ -43,6 +43,7 @@ def main(
             "unit": "ms",
             "backend": device.backend,
             "numerics": device.numerics.to_dict(),
+            "precision": device.precision,
             "executed_on": {"backend": device.backend, **device.implementation.describe()},
             "threads": used,
             "cpus": cpus(),

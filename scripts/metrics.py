@@ -34,6 +34,7 @@ def main(
             "head_widths": heads,
             "backend": stated["backend"],
             "numerics": stated["numerics"],
+            "precision": stated["precision"],
             "sha256": {name: evidence.sha256(path) for name, path in paths.items()},
             **judge(case).to_dict(),
         },

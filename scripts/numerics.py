@@ -19,7 +19,7 @@ def main(
     """Write the distance of each format's prediction from the outputs, and the probe's result."""
     from npu_parity.check import Original
     from npu_parity.sources import checkpoints
-    from npu_parity.verdict.questions import distances, nearest
+    from npu_parity.verdict.questions import nearest
 
     device.use_threads(threads)
     array = evidence.read_inputs(inputs)
@@ -28,7 +28,7 @@ def main(
     original = Original(checkpoints.load(weights_folder), array, device)
     with device.configured() as target:
         probed = original.probe(target)
-    found = distances(measured, original.predictions)
+    found = original.distances(measured)
     evidence.write_sidecar(output, {"found": nearest(found), "distances": found, "probe": probed})
 
 

@@ -27,6 +27,7 @@ def main(
 ) -> None:
     """Write the network's outputs as one float32 array (inputs, columns)."""
     from npu_parity.backends import outputs
+    from npu_parity.backends.precision import narrow
     from npu_parity.sources import checkpoints
 
     array = evidence.read_inputs(inputs)
@@ -34,13 +35,19 @@ def main(
     place = device if run == "measured" else Device("cpu")
     place.implementation.seed(SEED)
     model = checkpoints.load(weights_folder, ported or None)
-    again = {}
+    found = {"precision": device.precision}
     if run == "measured":
-        result, again["repeated"] = outputs.measure_repeatedly(
+        result, found["repeated"] = outputs.measure_repeatedly(
             model, array, device, batch, also or ()
         )
+    elif run == "predicted":
+        result, found["overflow"] = outputs.predict_watched(model, array, device, batch)
+        errors = outputs.further_errors(model, array, result, device, batch)
+        found["errors"] = None if errors is None else errors.tolist()
     else:
         result = outputs.RUNS[run](model, array, device, batch)
+        if not narrow(model, device.precision):  # a port in float32, on this CPU
+            found["precision"] = "fp32"
     with place.configured():
         switches = place.implementation.found_switches(place.numerics)
     digest = evidence.write_array(output, result)
@@ -55,7 +62,7 @@ def main(
             "seed": SEED,
             "shape": list(result.shape),
             "batch": batch,
-            **again,
+            **found,
             "threads": used,
             "sha256": {
                 "weights": evidence.sha256(weights_folder / "weights.safetensors"),

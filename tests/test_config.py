@@ -129,7 +129,8 @@ def test_smallest_configuration_gets_every_default(load):
     rules = config.schema()["properties"]["models"]["additionalProperties"]["properties"]
     defaults = {key: rule["default"] for key, rule in rules.items() if "default" in rule}
     assert found["models"]["net"] == SMALLEST["models"]["net"] | defaults
-    assert found["devices"]["cpu"] == {"backend": "cpu", "numerics": {}, "measure": "auto"}
+    own = {"backend": "cpu", "numerics": {}, "precision": "fp32", "measure": "auto"}
+    assert found["devices"]["cpu"] == own
     assert found["latency"] == {
         "batch_sizes": [1, 4, 8, 16],
         "warmup": 3,
@@ -200,6 +201,11 @@ def test_defaults_are_not_shared(load):
         ({"reference": 3}, "reference: found 3, expected the device"),
         ({"reference": "gpu"}, "reference: found 'gpu', expected one of cpu, npu"),
         ({"reference": "npu"}, "devices.npu.numerics: the reference must compute in fp32"),
+        (
+            {"devices__cpu__precision": "bf16"},
+            "devices.cpu.precision: found bf16, but the reference must run in fp32",
+        ),
+        ({"devices__npu__precision": "int8"}, "devices.npu.precision: found 'int8', expected how"),
         ({"models__net__labels": "no.txt"}, "models.net.labels: 'no.txt': there is no such file"),
         ({"models__net__labels": "data"}, "models.net.labels: 'data': there is no such file"),
         ({"models__net__published": "nobody"}, "published: found 'nobody', expected one of bird"),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from project import ROOT
 
-from npu_parity import check_port, cli, evidence
+from npu_parity import check_port, evidence
+from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
 from npu_parity.sources import checkpoints
@@ -45,6 +46,10 @@ def port(change):
 
 def clean():
     return Net()
+
+
+def half():
+    return Net().half()
 
 
 def wrong_eps():
@@ -113,6 +118,13 @@ PORTS = {  # the question that fails, 0 where none does
     "one_class_more": 1,
     "rolled": 1,
 }
+NARROW = {
+    ("clean", "bf16"): 0,
+    ("clean", "amp-fp16"): 0,
+    ("half", "fp16"): 0,
+    ("rolled", "bf16"): 1,
+}
+VERDICTS = {(name, "fp32"): question for name, question in PORTS.items()} | NARROW
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +147,14 @@ def system(tmp_path_factory, scripts):
     scripts["inputs"](["skimage:chelsea", "random:3"], network, inputs, settings)
     run(scripts, folder, "cpu/measured", "measured")
     run(scripts, folder, "cpu/exact", "exact")
-    run(scripts, folder, "second/predicted", "predicted")
+    for _, precision in VERDICTS:
+        if not (folder / precision).exists():
+            run(scripts, folder, f"{precision}/predicted", "predicted", precision)
     return folder
 
 
-def run(scripts, folder, place, kind, **more):
-    output, device = folder / place / "outputs.npy", cli.device("cpu")
+def run(scripts, folder, place, kind, precision="fp32", **more):
+    output, device = folder / place / "outputs.npy", Device("cpu", precision=precision)
     scripts["outputs"](folder, folder / "inputs.npy", output, run=kind, device=device, **more)
 
 
@@ -148,37 +162,43 @@ def ported(folder, name):
     return f"{folder.parents[1]}/net.py:{name}"
 
 
-def from_files(scripts, folder, name):
+def from_files(scripts, folder, name, precision):
     """Ask the questions of a port as the rules do; return metrics.json."""
-    place = folder / "second" / "measured"
-    inputs, device = folder / "inputs.npy", cli.device("cpu")
-    run(scripts, folder, "second/measured", "measured", ported=ported(folder, name), also=[2])
+    place = folder / precision / "measured"
+    inputs, device = folder / "inputs.npy", Device("cpu", precision=precision)
+    port = {"precision": precision, "ported": ported(folder, name)}
+    run(scripts, folder, f"{precision}/measured", "measured", also=[2], **port)
+    if precision != "fp32":
+        run(scripts, folder, f"{precision}/hosted", "hosted", **port)
     asked = {"device": device, "ported": ported(folder, name)}
     scripts["operators"](folder, inputs, place, **asked)
     scripts["numerics"](
         folder, inputs, place / "outputs.npy", place / "numerics.json", device=device
     )
     output = place / "metrics.json"
-    scripts["metrics"](folder, "cpu", "second", "measured", output, heads={})
+    hosted = json.dumps(precision != "fp32")
+    scripts["metrics"](folder, "cpu", precision, "measured", output, hosted=hosted, heads={})
     return json.loads(output.read_text())
 
 
-@pytest.mark.parametrize("name", PORTS)
-def test_files_and_memory_have_one_verdict(name, system, scripts):
-    written = from_files(scripts, system, name)
+@pytest.mark.parametrize(("name", "precision"), VERDICTS)
+def test_files_and_memory_have_one_verdict(name, precision, system, scripts):
+    written = from_files(scripts, system, name, precision)
     report = check_port(
         checkpoints.load(system),
         checkpoints.load(system, ported(system, name)),
         evidence.read_inputs(system / "inputs.npy"),
         names=evidence.read_json(system / "inputs.json")["names"],
         pretrained=False,
+        precision=precision,
     )
     told = json.loads(json.dumps(report.judgement.to_dict()))
     assert told["verdict_line"] == str(report.verdict)
-    assert (told["failed_question"] or 0) == PORTS[name]
+    assert (told["failed_question"] or 0) == VERDICTS[name, precision]
+    assert written["precision"] == precision
     assert {key: written[key] for key in told} == told
     assert set(written) - set(told) == {
-        *("run", "reference", "task", "head_widths", "backend", "numerics"),
+        *("run", "reference", "task", "head_widths", "backend", "numerics", "precision"),
         *("sha256", "versions", "code"),
     }
 

@@ -41,6 +41,16 @@ class Backend(ABC):
         The method asks only the operating system. It does not import torch.
         """
 
+    def lacking(self, form: str) -> str | None:
+        """Return why it makes no sense to measure networks in a format here; None if it does.
+
+        The method asks only the operating system, like `missing`.
+
+        Args:
+            form: fp32, fp16 or bf16.
+        """
+        return None
+
     def check(self) -> None:
         """Raise ParityError if the installed software cannot load torch for this backend.
 

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 # oneDNN rounds the operands of convolutions to bf16 only on AMX. AVX512-BF16 alone does not.
 BF16_UNITS = "amx_bf16"
 
+# Features of a processor that computes in 16 bits. Torch computes in 16 bits on any CPU, but slowly
+# and in float32.
+NARROW_UNITS = {
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),  # the last one on Arm
+    "fp16": ("avx512_fp16", "amx_fp16", "asimdhp"),
+}
+
 # n threads are about n ** SPEED_UP times as fast as one: 1.7 times for 2, 8 times for 16.
 SPEED_UP = 0.75
 
@@ -39,6 +46,13 @@ class Cpu(Backend):
         if torch_version() < (2, 9):
             return "torch before 2.9 cannot switch convolutions to bf16"
         return None
+
+    def lacking(self, form: str) -> str | None:
+        """Return which units for 16-bit networks this CPU does not have; None if it has some."""
+        units = NARROW_UNITS.get(form, ())
+        if not units or machine.cpu_flags().intersection(units):
+            return None
+        return f"this CPU has no {form} units ({' or '.join(units[:2])})"
 
     def describe(self) -> dict[str, Any]:
         """Return the processor's name and the instruction set that torch uses."""

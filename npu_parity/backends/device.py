@@ -1,11 +1,12 @@
-"""A device: a backend and its numerics."""
+"""A device: a backend, its numerics, and the precision in which networks run there."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from npu_parity.evidence.registry import Registry
-from npu_parity.numerics.formats import Numerics
+from npu_parity.numerics.formats import PRECISIONS, Numerics, expect
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +28,16 @@ BACKENDS = Registry(
 
 @dataclass(frozen=True)
 class Device:
-    """A target: the backend that executes, and its numerics.
+    """A target: the backend that executes, its numerics, and the precision of networks.
 
     Attributes:
         backend: a name in `BACKENDS`.
         numerics: how the device rounds the float32 operands of convolutions and matrix products.
+        precision: how a network runs there, a key of `PRECISIONS`: in float32, in 16 bits, or with
+            autocast.
+
+    Raises:
+        ParityError: an unknown precision.
 
     >>> Device("npu", Numerics(conv="hf32")).numerics.conv
     'hf32'
@@ -39,6 +45,20 @@ class Device:
 
     backend: str
     numerics: Numerics = field(default_factory=Numerics)
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        expect("precision", self.precision, tuple(PRECISIONS))
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "Device":
+        """Build from a device of the configuration. Only ``backend`` is required.
+
+        Raises:
+            ParityError: an unknown format, rounding or precision.
+        """
+        numerics = Numerics.from_dict(settings.get("numerics", {}))
+        return cls(settings["backend"], numerics, settings.get("precision", "fp32"))
 
     @property
     def implementation(self) -> "Backend":
@@ -51,7 +71,8 @@ class Device:
 
         The method asks only the operating system, so planning a run does not import torch.
         """
-        return self.implementation.missing(self.numerics)
+        backend = self.implementation
+        return backend.missing(self.numerics) or backend.lacking(PRECISIONS[self.precision])
 
     def check(self) -> None:
         """Raise ParityError if the installed software cannot use it; see `Backend.check`."""

@@ -16,6 +16,7 @@ from torch import nn
 
 from npu_parity.backends.device import Device
 from npu_parity.backends.outputs import inference, run_once
+from npu_parity.backends.precision import applied
 from npu_parity.backends.quiet import Machine, Reading, conditions, noise
 
 # More attempts rarely help: a machine that is busy for so long stays busy.
@@ -86,8 +87,11 @@ def time_forward(
     timings = {}
     machine = machine or Machine()
     image_seconds = None
-    with inference(model), device.configured() as target:
-        model = model.to(target)
+    with (
+        inference(model),
+        device.configured() as target,
+        applied(model.to(target), device.precision, target) as model,
+    ):
         for size in batch_sizes:
             batch = torch.from_numpy(np.repeat(sample, size, axis=0)).to(target)
             run = functools.partial(model, batch)

@@ -20,7 +20,7 @@ def usable() -> set[int]:
 
 def cpu_flags() -> set[str]:
     """Return the features of the processor; an empty set if /proc is missing."""
-    return set(_cpuinfo("flags").split())
+    return set((_cpuinfo("flags") or _cpuinfo("Features")).split())  # on x86, on Arm
 
 
 def cpu_name() -> str:

@@ -31,6 +31,11 @@ LINE = 280  # characters of a message; "error: " and a job's name may stand befo
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
 _INSTALLED = {"site-packages", "dist-packages"}
+# Their operators are not those of floating point, and reading their weights may end the process.
+_QUANTISED = (
+    *("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized"),
+    *("torch.nn.quantized", "torch.nn.intrinsic.quantized"),
+)
 _BUILT = ("torch", "torch_npu", "torchvision")  # some build them and use them where they are
 _RAISE = opcode.opmap["RAISE_VARARGS"]
 
@@ -50,7 +55,7 @@ def named(model: "nn.Module") -> str:
 
 
 def expect_ready(model: "nn.Module", what: str = "") -> None:
-    """Raise ParityError if `model` is no network, or does not have its parameters yet.
+    """Raise ParityError if `model` is no network, has no parameters yet, or is quantised.
 
     Args:
         what: names the network in the message; default the name of its class.
@@ -66,6 +71,12 @@ def expect_ready(model: "nn.Module", what: str = "") -> None:
             raise ParityError(
                 f"{what}: tensor {shorten(name, 50)!r} of a lazy module has no shape yet; use a "
                 "module with fixed sizes, or run the network once before you hand it over"
+            )
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith(_QUANTISED):
+            raise ParityError(
+                f"{what}: module {shorten(path, 50)!r} is quantised ({type(module).__name__} in "
+                "whole numbers), expected floating point: check the network before you quantise it"
             )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,14 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from npu_parity.backends import network
+from npu_parity.backends import network, precision
 from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError, shorten
 from npu_parity.numerics.emulation import emulate
 
+# The size of an error follows from this many values; CHANGE is relative, for `further_errors`.
+ENOUGH = 32
+CHANGE = 0.01
+
 
 def measure(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
-    """Return the outputs of `model` executed on `device`.
+    """Return the outputs of `model` executed on `device`, in the device's precision.
 
     Args:
         model: a network in evaluation mode; it stays on the device.
@@ -51,17 +56,18 @@ def measure_repeatedly(
         sizes: other batch sizes to run; None: no further run.
     """
     with inference(model), device.configured() as target:
-        model = model.to(target)
-        found = forward(model, inputs, target, batch)
-        again = {} if sizes is None else repeated(model, inputs, found, target, batch, sizes)
+        with precision.applied(model.to(target), device.precision, target) as running:
+            found = forward(running, inputs, target, batch)
+            again = {} if sizes is None else repeated(running, inputs, found, target, batch, sizes)
         device.implementation.synchronize()
     return found, again
 
 
 def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
-    """Return the outputs of `model` on the CPU in float32, with `device`'s numerics emulated.
+    """Return the outputs of `model` on the CPU with `device`'s numerics and precision emulated.
 
-    Arguments, result and errors are the same as for `measure`. Nothing runs on the device.
+    Arguments, result and errors are the same as for `measure`. Nothing runs on the device. Autocast
+    casts as it does on a CPU.
 
     >>> network = nn.Linear(1, 1, bias=False).eval()
     >>> _ = nn.init.ones_(network.weight)
@@ -69,8 +75,50 @@ def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
     >>> predict(network, inputs, Device("npu", Numerics(matmul="hf32")))
     array([[1.]], dtype=float32)
     """
-    with inference(model), Device("cpu").configured() as target, emulate(device.numerics):
-        return forward(model.to(target), inputs, target, batch)
+    return predict_watched(model, inputs, device, batch)[0]
+
+
+def predict_watched(
+    model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
+) -> tuple[np.ndarray, str | None]:
+    """Return the result of `predict`, and where it first overflows; None if it does not."""
+    with (
+        inference(model),
+        Device("cpu").configured() as target,
+        emulate(device.numerics),
+        precision.storage(device.precision) as emulation,
+        precision.applied(model.to(target), device.precision, target) as running,
+    ):
+        found = forward(running, inputs, target, batch)
+        return found, precision.overflow(emulation, running)
+
+
+def further_errors(
+    model: nn.Module, inputs: np.ndarray, predicted: np.ndarray, device: Device, batch: int = 1
+) -> np.ndarray | None:
+    """Return errors of the prediction for slightly changed inputs, if the outputs have few values.
+
+    A few errors may all be small by accident. Rounding to 16 bits is chaotic, so that an input that
+    changes by 1 % gives an error of the same size that is independent.
+
+    Args:
+        predicted: the result of `predict` for the same arguments.
+
+    Returns:
+        The predicted minus the reference's outputs (rows, columns); no rows if `predicted` has at
+        least `ENOUGH` values; None if the device stores float32.
+    """
+    if device.precision == "fp32":
+        return None
+    generator = np.random.default_rng(0)
+    errors = [np.zeros((0, predicted.shape[1]))]
+    real = np.issubdtype(inputs.dtype, np.floating)
+    for _ in range(1, math.ceil(ENOUGH / predicted.size) if real else 1):
+        noise = 1 + CHANGE * generator.standard_normal(inputs.shape)
+        changed = (inputs * noise).astype(inputs.dtype)
+        p, r = (predict(model, changed, d, batch) for d in (device, Device("cpu")))
+        errors.append(p.astype(np.float64) - r)
+    return np.concatenate(errors)
 
 
 def exact(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
@@ -85,8 +133,12 @@ def exact(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) 
 def hosted(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
     """Return the outputs of a port to `device` on the CPU, so without the device's rounding.
 
-    Arguments, result and errors are the same as for `measure`.
+    If the device's precision is 16 bits and the port's own weights have 16 bits, it cannot run in
+    float32: these are its outputs with 16 bits emulated. Arguments, result and errors are the same
+    as for `measure`.
     """
+    if precision.narrow(model, device.precision):
+        return predict(model, inputs, Device("cpu", precision=device.precision), batch)
     return measure(model, inputs, Device("cpu"), batch)
 
 

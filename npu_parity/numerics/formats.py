@@ -42,6 +42,15 @@ FORMATS: dict[str, Format] = {
     )
 }
 
+# The format in which a network stores its results, by the precision in which it runs.
+PRECISIONS: dict[str, str] = {
+    "fp32": "fp32",
+    "fp16": "fp16",  # model.half()
+    "bf16": "bf16",  # model.bfloat16()
+    "amp-fp16": "fp16",  # torch.autocast: only the operators on its list store 16 bits
+    "amp-bf16": "bf16",
+}
+
 ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from npu_parity.report.results import System
-from npu_parity.report.tables import NONE, judged, markdown, metric, number, spread
+from npu_parity.report.tables import NONE, judged, markdown, metric, number, precision, spread
 from npu_parity.verdict import criteria
 
 VERDICT = ("verdict", "evidence", "failed_question", "verdict_line")
@@ -52,7 +52,7 @@ COLUMNS = (
         "the compared outputs.",
         of_system=True,
     ),
-    Column("Device", lambda row: str(row["device"]), brief=True),
+    Column("Device", lambda row: _device(row), brief=True),
     Column(
         "Run",
         lambda row: "reference" if row["reference"] else row["run"],
@@ -176,6 +176,8 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
         device, _, kind = run.partition("/")
         found, timed = system.metrics.get(run), system.latency.get(run)
         row = about | {"device": device, "run": kind, "reference": found is None}
+        if narrow := precision(system.run[run]):
+            row["precision"] = narrow
         row |= _compared(system, found or {})
         row |= {key: (found or {}).get(key) for key in VERDICT}
         row["operators"] = _operators(system.operators.get(run))
@@ -227,6 +229,11 @@ def _operators(checked: pd.DataFrame | None) -> dict[str, Any] | None:
         "failed": int((checked["result"] == "FAIL").sum()),
         "max_error_of_bound": largest if math.isfinite(largest) else None,
     }
+
+
+def _device(row: dict[str, Any]) -> str:
+    """Return the name of the device, and the precision of networks there if it is not float32."""
+    return f"{row['device']} ({row['precision']})" if "precision" in row else str(row["device"])
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -187,18 +187,26 @@ def runs(system: System) -> pd.DataFrame:
     for run, found in system.run.items():
         place = found["executed_on"]
         versions = {"torch": found["versions"]["torch"], "CANN": place.get("cann")}
-        rounded = {k: v for k, v in found["numerics"].items() if k != "rounding" and v != "fp32"}
+        promised = [(k, v) for k, v in found["numerics"].items() if k != "rounding"]
+        rounded = [f"{kind} {form}" for kind, form in promised if form not in (None, "fp32")]
+        narrow = filter(None, [precision(found)])
         rows.append(
             {
                 "Run": title(run),
                 "Executed on": f"{place['backend']}: {place['name']}",
-                "Numerics": ", ".join(f"{k} {v}" for k, v in rounded.items() if v) or "float32",
+                "Numerics": ", ".join([*narrow, *rounded]) or "float32",
                 "With": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
                 "Threads": str(found["threads"]),
                 "Batch": str(found["batch"]),
             }
         )
     return pd.DataFrame(rows)
+
+
+def precision(run: dict[str, Any]) -> str | None:
+    """Return the precision of a run; None if it is float32."""
+    found = run.get("precision")
+    return None if found == "fp32" else found
 
 
 def rules(system: System) -> pd.DataFrame:

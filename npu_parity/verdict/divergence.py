@@ -75,7 +75,8 @@ def divergence(
         exact: the reference, recorded in float64.
         predicted: the reference, recorded with the device's numerics emulated.
         measured: the port, recorded on the device; empty if nothing was measured.
-        alone: largest error of each operator as a share of its bound, by index (`operators`).
+        alone: largest error of each operator as a share of its bound, by its index in the predicted
+            run (`operators`).
     """
     float64, emulated, device = (_paired(reference, run) for run in (exact, predicted, measured))
     return [
@@ -86,7 +87,7 @@ def divergence(
             float32=_error(float64.get(call.index), call),
             predicted=_error(call, emulated.get(call.index)),
             measured=_error(call, device.get(call.index)),
-            alone=(alone or {}).get(call.index),
+            alone=(alone or {}).get(emulated[call.index].index) if call.index in emulated else None,
         )
         for call in reference
     ]

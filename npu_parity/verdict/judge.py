@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from npu_parity import evidence
@@ -37,6 +38,7 @@ class Case:
             `questions.distances`; empty if nothing was measured.
         repeated: further runs on the device, and of the reference.
         notes: further reasons why a PASS proves little.
+        precision: the precision in which networks run on the device, see `Device`.
 
     Raises:
         ParityError: the number of names is not the number of inputs.
@@ -53,6 +55,7 @@ class Case:
     distances: Mapping[str, float | None] = field(default_factory=dict)
     repeated: Repeated = field(default_factory=Repeated)
     notes: Sequence[str] = ()
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.runs.reference):
@@ -110,9 +113,9 @@ def judge(case: Case) -> Judgement:
     nearest = questions.nearest(case.distances)
     first = questions.same_program(case.program)
     second = questions.same_kernels(case.operators, promised, case.probed)
-    third = questions.same_answer(
-        runs, case.names, questions.coarser(nearest, promised), case.repeated
-    )
+    # In 16 bits, the envelope is as sharp as a comparison of formats.
+    coarse = questions.coarser(nearest, promised) if case.precision == "fp32" else None
+    third = questions.same_answer(runs, case.names, coarse, case.repeated)
     fourth = questions.enough_evidence(
         runs,
         case.task,
@@ -125,7 +128,7 @@ def judge(case: Case) -> Judgement:
     compared, explained = {}, None
     if runs.measured.shape == runs.reference.shape:
         compared = metrics.compare(runs.reference, runs.measured, case.task, runs.heads)
-        if not promised.is_exact:
+        if not promised.is_exact or case.precision != "fp32":
             explained = metrics.explained(runs.measured, runs.predicted, runs.reference)
     return Judgement(Verdict((first, second, third, fourth)), compared, explained, nearest)
 
@@ -156,12 +159,18 @@ def read_case(
     measured = run == "measured"
     inputs = evidence.read_json(system / "inputs.json")
     stated = evidence.read_json(system / device / run / "run.json")
+    prediction = evidence.read_json(system / device / "predicted" / "run.json")
+    arrays = {
+        name: _outputs(path, stated["sha256"])
+        for name, path in output_files(system, reference, device, run, hosted).items()
+    }
+    errors = prediction.get("errors")  # an empty list has no columns
     runs = Runs(
-        **{
-            name: _outputs(path, stated["sha256"])
-            for name, path in output_files(system, reference, device, run, hosted).items()
-        },
+        **arrays,
         heads=heads or None,
+        overflow=prediction.get("overflow"),
+        errors=None if errors is None else np.reshape(errors, (-1, arrays["reference"].shape[1])),
+        narrow=hosted and _precision(system / device / "hosted" / "run.json") != "fp32",
     )
     original = evidence.read_json(system / reference / "measured" / "run.json")["repeated"]
     unrest = Repeated.from_dict(original).again
@@ -186,8 +195,15 @@ def read_case(
         task=task,
         pretrained=evidence.read_json(system / "weights.json")["pretrained"],
         notes=notes,
+        precision=_precision(system / device / run / "run.json"),
         **found,
     )
+
+
+def _precision(sidecar: Path) -> str:
+    """Return the precision of a run; earlier versions ran networks only in float32."""
+    found: str = evidence.read_json(sidecar).get("precision", "fp32")
+    return found
 
 
 def output_files(

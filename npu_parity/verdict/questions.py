@@ -77,6 +77,10 @@ class Runs:
         hosted: float32 outputs of the port on the reference's device; None if it did not run there,
             or if the port is the reference itself.
         heads: widths of the heads, in order.
+        overflow: where the prediction first overflows its 16-bit format; None if it does not.
+        errors: further errors of the prediction (rows, columns) if the device stores 16 bits; None
+            if it stores float32. See `outputs.further_errors`.
+        narrow: whether the port's own weights have 16 bits. Then `hosted` has their rounding.
     """
 
     reference: NDArray[Any]
@@ -85,6 +89,9 @@ class Runs:
     measured: NDArray[Any] | None = None
     hosted: NDArray[Any] | None = None
     heads: Mapping[str, int] | None = None
+    overflow: str | None = None
+    errors: NDArray[Any] | None = None
+    narrow: bool = False
 
     @property
     def columns(self) -> list[slice]:
@@ -188,20 +195,24 @@ def same_answer(
         if found is not None and found.shape != r.shape:
             return Answer(3, False, (f"outputs of shape {found.shape}, expected {r.shape}",))
     findings: list[str] = []
+    allowed = envelope(r, x, None if np.array_equal(p, r) else p, runs.columns, runs.errors)
     if runs.hosted is not None:
+        there = allowed if runs.narrow else envelope(r, x, None, runs.columns)
         findings += [
             f"input {name}, already on the reference's device: {why}"
-            for name, why in envelope(r, x, None, runs.columns).beyond(runs.hosted, names)
+            for name, why in there.beyond(runs.hosted, names)
         ]
-    allowed = envelope(r, x, None if np.array_equal(p, r) else p, runs.columns)
     beyond = dict(allowed.beyond(m, names))
     findings += [f"input {name}: {why}" for name, why in beyond.items()]
     for i, name in enumerate(names):
         if name not in beyond:
-            findings += _flips(name, r[i], x[i], p[i], m[i], runs.columns)
+            error = np.maximum(np.abs(p[i] - r[i]), np.abs(r[i] - x[i]))
+            if runs.errors is not None:  # the device's error is that of any row
+                error = np.abs(np.concatenate([p - r, runs.errors, [error]])).max(axis=0)
+            findings += _flips(name, r[i], m[i], error, runs.columns)
     unrest = list(_repeats(repeated, allowed.relative))
     findings += unrest
-    stored = metrics.coarsened(runs.reference, runs.measured)
+    stored = metrics.coarsened(runs.predicted, runs.measured)
     if stored:
         findings.append(f"outputs {stored}: the port stores them in a smaller format")
     if numerics_found and not unrest:  # outputs at random say nothing about numerics
@@ -234,7 +245,9 @@ def unusable(runs: Runs, names: Sequence[str], repeated: Repeated) -> Answer | N
         rows, columns = np.nonzero(~np.isfinite(array))
         if len(rows):
             value, name = array[rows[0], columns[0]], names[rows[0]]
-            return Answer(3, False, (f"{side}, input {name}: {value} in column {columns[0]}",))
+            where = f"; {runs.overflow}" if side == "prediction" and runs.overflow else ""
+            text = f"{side}, input {name}: {value} in column {columns[0]}{where}"
+            return Answer(3, False, (text,))
     if repeated.reference:
         text = (
             f"reference: a second run differs by {repeated.reference:.3g} (relative L2 error); it "
@@ -301,6 +314,10 @@ def enough_evidence(
         )
         findings.append(f"not checked, because no bound is known: {', '.join(named)}")
     findings += [f"question {n}, {QUESTIONS[n]}, was not asked" for n in not_asked]
+    if runs.narrow:
+        findings.append("the port's weights have 16 bits, and question 1 rounded the reference's")
+    if runs.overflow:
+        findings.append(f"the prediction has an {runs.overflow}")
     findings += notes
     if runs.measured is not None:
         findings += _device_used(runs, runs.measured, repeated or Repeated())
@@ -368,12 +385,26 @@ def distances(
     return {name: d if np.isfinite(d) else None for name, d in found.items()}
 
 
+def sizes(
+    measured: NDArray[Any], predictions: Mapping[str, NDArray[Any]], reference: NDArray[Any]
+) -> dict[str, float | None]:
+    """Return how far the size (L2) of each predicted error is from the size of the measured error.
+
+    A distance is None if it is not finite. The result is empty if the shapes differ.
+    """
+    errors = distances(reference, {**predictions, "": measured})
+    found = errors.pop("", None)
+    return {
+        name: None if error is None or found is None else abs(error - found)
+        for name, error in errors.items()
+    }
+
+
 def _flips(
     name: str,
     r: metrics.Floats,
-    x: metrics.Floats,
-    p: metrics.Floats,
     m: metrics.Floats,
+    error: metrics.Floats,
     columns: list[slice],
 ) -> list[str]:
     findings = []
@@ -381,7 +412,7 @@ def _flips(
         if c.stop - c.start < 2 or r[c].argmax() == m[c].argmax():
             continue
         second, first = np.sort(r[c])[-2:]
-        allowed = FLIP * max(np.abs(p[c] - r[c]).max(), np.abs(r[c] - x[c]).max())
+        allowed = FLIP * error[c].max()
         if first - second >= allowed:
             findings.append(
                 f"input {name}: top-1 is {m[c].argmax()} where the reference has {r[c].argmax()} "

@@ -1,4 +1,4 @@
-"""Error bounds of each operator's float32 result. They follow from the arithmetic, not from tuning.
+"""Error bounds of each operator's result. They follow from the arithmetic, not from tuning.
 
 Every bound is a worst case over all orders of summation:
 
@@ -7,6 +7,7 @@ Every bound is a worst case over all orders of summation:
   SIAM J. Matrix Anal. Appl. 34 (2013) 338, show that no second-order term is needed).
 - Rounding both operands to unit roundoff u changes a product by at most 2u + u² times itself.
 - The error of an elementary function is at most the error that libraries document.
+- An operator in 16 bits computes in float32 and rounds its result once (`storage`).
 - Data movement, selection and comparison must return equal values.
 
 The bound of a convolution holds for direct sums of products. Winograd and FFT algorithms add and

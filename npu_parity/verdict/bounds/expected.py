@@ -19,6 +19,7 @@ from npu_parity.verdict.bounds import (  # noqa: F401 (rules)
 from npu_parity.verdict.bounds.arithmetic import DOUBLE, LARGEST, U
 from npu_parity.verdict.bounds.indices import INDICES, expect_decided, selector
 from npu_parity.verdict.bounds.rules import RULES, Operator, subnormal
+from npu_parity.verdict.bounds.storage import NARROW, stored
 from npu_parity.verdict.recording import Call, tensors
 
 
@@ -81,7 +82,8 @@ class Expected:
     def share(self, found: Tensor) -> Tensor:
         """Return each element's error as a share of its bound. An element passes at 1 or below.
 
-        NaN and infinity pass only if the exact result has the same value or overflows float32.
+        NaN and infinity pass only if the exact result has the same value or overflows the
+        format of the result.
 
         Args:
             found: the device's result, with the shape of `exact`; on any device.
@@ -185,11 +187,12 @@ def _expected(
     if call.name not in RULES or call.func.namespace not in _LIBRARIES:
         return None
     double = results[0].dtype in (torch.float64, torch.complex128)
-    if not double and results[0].dtype not in (torch.float32, torch.complex64):
+    narrow = results[0].dtype in NARROW  # a device rounds only operands in float32
+    if not (double or narrow) and results[0].dtype not in (torch.float32, torch.complex64):
         return None
     if (is_complex and call.name not in _COMPLEX) or (double and call.name in _CONCAVE):
         return None
-    return _bounded(call, Numerics() if double else numerics, double, flushed)
+    return _bounded(call, Numerics() if double or narrow else numerics, double, flushed)
 
 
 def _bounded(
@@ -205,10 +208,10 @@ def _bounded(
         operator.allow(bounds[0] >= U * LARGEST)
     free = [operator.free] + [None] * (len(bounds) - 1)
     expected: list[Expected | None] = []
-    for e, b, f in zip(tensors(exact), bounds, free, strict=False):
+    for e, b, f, r in zip(tensors(exact), bounds, free, tensors(call.result), strict=False):
         if (b < 0).any() or not (e.is_complex() or e.dtype == torch.float64):
             raise ValueError(f"a negative bound, or an exact result in {e.dtype}")
-        b = (b * DOUBLE if double else b).expand(e.shape)
+        b = stored(operator, e, (b * DOUBLE if double else b).expand(e.shape), r.dtype)
         f = None if f is None else f.expand(e.shape)
         expected.append(Expected(e, b, operator.note, operator.product, f))
     return [*expected, *[None] * (len(tensors(call.result)) - len(expected))]

@@ -16,7 +16,10 @@ from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict.bounds.arithmetic import TINY
 from npu_parity.verdict.recording import Call
 
-_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+_WIDER = {
+    **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
+    torch.complex64: torch.complex128,
+}
 
 
 class Operator:
