@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import hosts
 import kernels
 import numpy as np
 import safetensors.torch
@@ -500,33 +499,58 @@ def _(system):
     return system.prepared(interpolation="bicubic" if bilinear else "bilinear")
 
 
-# --- Faults between device and host, of state, batches and branches
+# --- Faults between device and host
+
+
+class Host(nn.Module):
+    """A network with an error in the copy of its outputs to the host, outside any operator."""
+
+    def __init__(self, net: nn.Module, alter: Callable[[NDArray], NDArray]):
+        super().__init__()
+        self.net, self.alter = net, alter
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs on the host."""
+        return torch.from_numpy(self.alter(self.net(x).numpy().copy()).copy())
+
+
+def copied(alter: Callable[[NDArray], NDArray]) -> Callable[[nn.Module], nn.Module]:
+    """Return a change of the outputs."""
+    return lambda net: Host(net, alter)
 
 
 def filled(value: float) -> Callable[[NDArray], NDArray]:
     """Return a change that writes a value to the middle column of each row."""
-    return hosts.column(lambda column, outputs: value)
+
+    def alter(y: NDArray) -> NDArray:
+        y[:, y.shape[1] // 2] = value
+        return y
+
+    return alter
 
 
-host("classes shifted by one")(hosts.copied(lambda y: np.roll(y, 1, axis=1)))
-host("NaN in one place")(hosts.copied(filled(np.nan)))
-host("infinity in one place")(hosts.copied(filled(np.inf)))
-host("outputs as float16")(hosts.copied(hosts.stored_as(torch.float16)))
-host("last column not copied")(hosts.copied(hosts.column(lambda c, y: 0 * c, where=1)))
-host("the previous input's outputs")(lambda net: hosts.Host(net, hosts.stale()))
+host("classes shifted by one")(copied(lambda y: np.roll(y, 1, axis=1)))
+host("NaN in one place")(copied(filled(np.nan)))
+host("infinity in one place")(copied(filled(np.inf)))
+host("outputs as float16")(copied(lambda y: y.astype(np.float16).astype(np.float32)))
+host("last column not copied")(copied(lambda y: np.hstack([y[:, :-1], np.zeros_like(y[:, :1])])))
 
-for title, altered in hosts.HOST.items():
-    host(title)(lambda net, altered=altered: hosts.Host(net, altered()))
-for title, altered in hosts.STATE.items():
-    changed("fault", "state", title)(lambda net, altered=altered: hosts.Host(net, altered()))
-for title, change in hosts.BRANCHES.items():
-    title = f"on the device only: {title}"
-    changed("fault", "branch", title)(lambda net, change=change: hosts.Branch(net, change))
+
+@host("the previous input's outputs")
+def _(net):
+    kept: list[NDArray] = []
+
+    def stale(y: NDArray) -> NDArray:
+        kept.append(y)
+        return kept[-2] if len(kept) > 1 else y
+
+    return Host(net, stale)
 
 
 @case("fault", "host", "items of a batch swapped")
 def _(system):
-    net = hosts.Host(copy.deepcopy(system.model), lambda y: y[::-1])
+    net = Host(copy.deepcopy(system.model), lambda y: y[::-1])
     return Port(net, batch=len(system.images))
 
 
@@ -573,53 +597,6 @@ kernel(
 kernel("mean divided by one less", "mean", change=kernels.mean_of_one_less)
 kernel("maximum pool padded with zeros", "max_pool2d_with_indices", change=kernels.zero_padded_pool)
 kernel("HF32 for matrix products too", "addmm", "bmm", "mm", change=kernels.hf32_products)
-one_convolution("one tile off by a thousandth", result(kernels.off_in_a_tile))
-one_convolution("last column of the images lost", result(kernels.last_column_lost))
-kernel("operands cut off, not rounded", "convolution", change=kernels.toward_zero)
-kernel("partial sums as float16", "convolution", change=kernels.partial_sums(torch.float16))
-kernel("partial sums as bfloat16", "convolution", change=kernels.partial_sums(torch.bfloat16))
-kernel("bias of convolutions ignored", "convolution", change=kernels.without_bias)
-kernel("ReLU that leaks", "relu", change=kernels.leaky)
-kernel("eps added to the deviation", "native_batch_norm", change=kernels.eps_after_root)
-kernel("variance of n - 1", "native_layer_norm", change=kernels.one_degree_of_freedom)
-kernel("sigmoid clipped", "sigmoid", "silu", change=kernels.clipped)
-kernel("terms of a mean as float16", "mean", change=kernels.half_mean)
-kernel("softmax in steps", "_safe_softmax", "sigmoid", change=kernels.in_steps)
-
-# Wrong for some operands only
-WRONG = result(kernels.scaled(1.01))
-one_convolution("wrong for a batch above one", kernels.where(lambda x: len(x) > 1, WRONG))
-one_convolution("last image of a batch lost", result(kernels.last_image_lost))
-one_convolution("wrong for a batch of one", kernels.where(lambda x: len(x) == 1, WRONG))
-one_convolution("wrong for odd sides", kernels.where(lambda x: x.shape[-1] % 2, WRONG))
-one_convolution("wrong now and then", kernels.now_and_then(WRONG))
-
-
-@case("fault", "kernel", "wrong for channels last only")
-def _(system: System) -> Port:
-    def strided(x: Tensor) -> bool:
-        return not x.is_contiguous()
-
-    shape = system.convolution()
-    within = device(HF32, "convolution", change=only(shape, kernels.where(strided, WRONG)))
-    net = copy.deepcopy(system.model).to(memory_format=torch.channels_last)
-    return Port(net, kernels=within)
-
-
-@case("fault", "kernel", "wrong for large values only")
-def _(system: System) -> Port:
-    shape = system.convolution()
-    call = next(
-        c
-        for c in system.original().calls
-        if c.name == "convolution" and c.arguments["weight"].shape == shape
-    )
-    limit = 0.9 * float(call.arguments["input"].abs().max())
-    wrong = kernels.where(lambda x: float(x.abs().max()) > limit, WRONG)
-    within = device(HF32, "convolution", change=only(shape, wrong))
-    return Port(copy.deepcopy(system.model), kernels=within)
-
-
 for form in ("tf32", "fp16", "bf16"):
     executed("fault", f"{form.upper()} where HF32 was promised", device(Numerics(conv=form)))
 executed("fault", "HF32 where float32 was promised", device(HF32), FLOAT32)
@@ -723,10 +700,6 @@ def _(net):
     net.requires_grad_(False)
 
 
-for title, change in hosts.RIGHT.items():
-    variation(title)(change)
-
-
 def other_kernel(name: str, *operators: str, change: Callable) -> None:
     """Register correct kernels of `operators`."""
     executed("clean", name, device(HF32, *operators, change=change), HF32, *operators)
@@ -744,14 +717,6 @@ other_kernel("channels last inside kernels", "convolution", change=kernels.block
 other_kernel("batch norm as scale and shift", "native_batch_norm", change=kernels.scale_and_shift)
 other_kernel("ReLU as a clamp", "relu", change=kernels.clamped)
 other_kernel("mean in reverse order", "mean", change=kernels.reversed_mean)
-other_kernel("sums as a tree", "convolution", change=kernels.pairwise)
-other_kernel("8 input channels at a time", "convolution", change=kernels.term_by_term)
-other_kernel("one place of the kernel at a time", "convolution", change=kernels.by_places)
-other_kernel("images in two parts", "convolution", change=kernels.in_half_batches)
-other_kernel("channels filled up to 16", "convolution", change=kernels.padded_with_zeros)
-other_kernel("layer norm step by step", "native_layer_norm", change=kernels.normalized_apart)
-other_kernel("mean as a product", "mean", change=kernels.as_a_product)
-other_kernel("softmax with exp2", "_safe_softmax", change=kernels.through_exp2)
 other_kernel("bias after the product", "addmm", change=kernels.product_then_bias)
 other_kernel("softmax by way of its logarithm", "_safe_softmax", change=kernels.by_logarithm)
 other_kernel("GELU from erf", "gelu", change=kernels.from_erf)
