@@ -32,7 +32,7 @@ STRINGS = {
     ],
     "input source": ["random:2", "synthetic:1", "skimage:coffee", "photo.png", "album"],
     "architecture": ["timm:resnet18", "torchvision:resnet18", "tiny.py:net", "models/svhn.py:svhn"],
-    "name": ["a", "b-1", "C_2", "9", "net", "x" * 64],
+    "name": ["a", "b-1", "C_2", "9", "net", "ab" * 9],
     "labels": ["labels.txt", "data/imagenet_1k.txt"],
     "published": ["svhn", "resnet34"],
     "reference": ["cpu"],
@@ -272,7 +272,7 @@ def changed_text(number):
 
 LINE = re.compile(
     r"error: config\.yaml( with --config or --configfile|, line \d+)?"
-    r"( has \d+ bytes|: (it |this is not |found a key|found the tag|YAML reads |.+: )).+"
+    r"( has \d+ bytes|: (it |this is not |found a key|found the tag|the key |YAML reads |.+: )).+"
     r"|error: device \w+: .+"  # of the machine, not of the file
 )
 

@@ -236,6 +236,7 @@ def test_a_mistake_has_a_line(tmp_path, monkeypatch):
     [
         ("models.net\n", None),
         ("n" * 5000, None),
+        ("net" * 20, None),
         ("models.net.preprocessing", {"std": [0, 0, 0]}),
         ("models.net.preprocessing", {"crop": 10_000_000}),
         ("models.net.inputs", ["random:" + "9" * 3000]),
