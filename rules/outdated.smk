@@ -27,6 +27,9 @@ def expected(name: str, wildcards: dict):
 
 # Snakemake's own memory may be gone, or be of another machine. The manifests say what made a result.
 OUTDATED = dict(manifest.outdated(Path("results"), expected))
+if workflow.is_main_process:
+    for line in manifest.summary(OUTDATED):
+        print(line, file=sys.stderr)
 
 
 class Workflow(type(workflow)):

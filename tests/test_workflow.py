@@ -128,7 +128,14 @@ def test_absent_device_is_left_out_with_a_reason(base):
 
 
 def test_nothing_is_done_twice(base):
-    assert "Nothing to be done" in base.succeed()
+    output = base.succeed()
+    assert "Nothing to be done" in output and "outdated" not in output
+
+
+def test_planning_says_what_is_outdated_and_why(project):
+    changed_by_hand("results/noise/npu/predicted/metrics.json")(project)
+    file = "results/noise/npu/predicted/metrics.json"
+    assert f"outdated: {file} (it was changed since it was made)" in project.run("-n").stdout
 
 
 # What a change runs again

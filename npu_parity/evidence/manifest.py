@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,9 +163,23 @@ def outdated(
             elif list(entry["options"]) != list(asked[1]):
                 yield path, "other settings made it"
             elif path in others:
-                yield path, f"it was made from another {others[path]}"
+                yield path, "a result that it was made from has changed"
             elif sha256(path) != entry["sha256"]:
                 yield path, "it was changed since it was made"
+
+
+def summary(outdated: Mapping[Path, str]) -> Iterator[str]:
+    """Yield a line for each reason why results are outdated, with their number and an example.
+
+    >>> list(summary({Path("results/a.md"): "other code made it"}))
+    ['outdated: results/a.md (other code made it)']
+    """
+    reasons: dict[str, list[Path]] = {}
+    for path, reason in outdated.items():
+        reasons.setdefault(reason, []).append(path)
+    for reason, (first, *others) in reasons.items():
+        more = f" and {len(others)} more results" if others else ""
+        yield f"outdated: {first}{more} ({reason})"
 
 
 def made_from_others(results: Path) -> Iterator[tuple[Path, str]]:
