@@ -25,6 +25,7 @@ from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import FORMATS, PRESETS, Numerics, candidate, expect
 from npu_parity.numerics.probing import probe
 from npu_parity.numerics.rounding import NARROW
+from npu_parity.sources.images import alike
 from npu_parity.verdict import metrics
 from npu_parity.verdict.answers import NOT_ASKED, Answer, Program, Verdict
 from npu_parity.verdict.divergence import Step, divergence, first_beyond
@@ -33,7 +34,7 @@ from npu_parity.verdict.judge import Case, Judgement, judge
 from npu_parity.verdict.kernels import check_operators, execute
 from npu_parity.verdict.operators import OperatorResult
 from npu_parity.verdict.program import compare
-from npu_parity.verdict.questions import INPUTS, Repeated, Runs, alike, distances, sizes
+from npu_parity.verdict.questions import INPUTS, Repeated, Runs, distances, sizes
 from npu_parity.verdict.recording import Call, record
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]

@@ -7,9 +7,8 @@ import numpy as np
 import typer
 
 from npu_parity import cli, evidence
-from npu_parity.sources.images import collect
+from npu_parity.sources.images import alike, collect
 from npu_parity.sources.preprocessing import Preprocessing
-from npu_parity.verdict.questions import alike
 
 
 def main(

@@ -14,10 +14,11 @@ from npu_parity.backends import outputs
 from npu_parity.backends.device import Device
 from npu_parity.check import Original
 from npu_parity.numerics.formats import Numerics
+from npu_parity.sources.images import alike
 from npu_parity.verdict import questions
 from npu_parity.verdict.envelope import envelope
 from npu_parity.verdict.judge import Case, judge
-from npu_parity.verdict.questions import Repeated, Runs, alike
+from npu_parity.verdict.questions import Repeated, Runs
 
 HF32 = Device("npu", Numerics(conv="hf32", matmul="hf32"))
 NAMES = ["a", "b", "c", "d"]

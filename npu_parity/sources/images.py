@@ -11,9 +11,10 @@ import os
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,6 +192,27 @@ def collect(sources: list[str], shape: Shape) -> Iterator[Input]:
 def files(sources: list[str]) -> list[str]:
     """Return the user's own images in `sources`, including each image of a folder."""
     return [file for source in sources for file in parse(source).user_files()]
+
+
+def alike(inputs: NDArray[Any], names: Sequence[str]) -> list[str]:
+    """Return why an exchange would not show: channels or inputs are equal.
+
+    Args:
+        inputs: (inputs, channels, ...).
+        names: names of the inputs.
+
+    >>> alike(np.array([[[1.0], [2.0]], [[1.0], [2.0]]]), ["cat", "dog"])
+    ['inputs cat and dog are equal, so an exchange would not show']
+    """
+    found = []
+    if inputs.ndim > 2 and inputs.shape[1] > 1 and (inputs == inputs[:, :1]).all():
+        found.append("all channels of every input are equal, so an exchange would not show")
+    first: dict[bytes, str] = {}
+    for name, row in zip(names, inputs, strict=True):
+        other = first.setdefault(hashlib.sha256(row.tobytes()).digest(), name)
+        if other != name:
+            found.append(f"inputs {other} and {name} are equal, so an exchange would not show")
+    return found[:2]
 
 
 def read_image(path: Path, source: str | None = None) -> Input:

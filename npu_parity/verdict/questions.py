@@ -11,7 +11,6 @@
 A finding is one line of text that gives a reason for "no". The first finding is the most important.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -335,27 +334,6 @@ def _device_used(runs: Runs, measured: NDArray[Any], repeated: Repeated) -> Iter
         yield f"two runs on the device differ by {repeated.again:.3g} (relative L2 error)"
     if repeated.batches.keys() <= {"1"}:
         yield "only a batch of one was checked"
-
-
-def alike(inputs: NDArray[Any], names: Sequence[str]) -> list[str]:
-    """Return why an exchange would not show: channels or inputs are equal.
-
-    Args:
-        inputs: (inputs, channels, ...).
-        names: names of the inputs.
-
-    >>> alike(np.array([[[1.0], [2.0]], [[1.0], [2.0]]]), ["cat", "dog"])
-    ['inputs cat and dog are equal, so an exchange would not show']
-    """
-    found = []
-    if inputs.ndim > 2 and inputs.shape[1] > 1 and (inputs == inputs[:, :1]).all():
-        found.append("all channels of every input are equal, so an exchange would not show")
-    first: dict[bytes, str] = {}
-    for name, row in zip(names, inputs, strict=True):
-        other = first.setdefault(hashlib.sha256(row.tobytes()).digest(), name)
-        if other != name:
-            found.append(f"inputs {other} and {name} are equal, so an exchange would not show")
-    return found[:2]
 
 
 def nearest(distances: Mapping[str, float | None]) -> str | None:
