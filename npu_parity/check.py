@@ -230,7 +230,9 @@ class Original:
         largest = np.abs(self.inputs.reshape(len(self.inputs), -1)).max(axis=1)
         first = int(largest.argmax())
         outcome = self._reference[0].astype(np.float64)
-        other = int(np.linalg.norm(outcome - outcome[first], axis=1).argmax())
+        with np.errstate(invalid="ignore"):  # outputs that are not finite
+            apart = np.linalg.norm(outcome - outcome[first], axis=1)
+        other = int(np.nan_to_num(apart).argmax())
         if other != first:
             with contextlib.suppress(ParityError):
                 both = [first, other]
