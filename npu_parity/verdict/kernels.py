@@ -126,13 +126,18 @@ def _unrest(first: _Pairs, second: _Pairs, product: Product | None) -> float:
     """Return the largest difference of two runs, as a share of the bound of a float32 result."""
     largest = 0.0
     for (exact, a), (_, b) in zip(first, second, strict=True):
-        if a.numel() and not torch.equal(a, b):
+        if a.numel() and not torch.equal(_real(a), _real(b)):
             bound = product.sums if product else exact.bound
             wide = a if bound is None or a.is_complex() else a.double()
             base = exact.select(a) if exact.select else wide
             once = replace(exact, exact=base, bound=bound, flushed=None)
             largest = max(largest, float(once.share(b).max()))
     return largest
+
+
+def _real(value: Tensor) -> Tensor:
+    """Return complex values as pairs: torch cannot compare complex halves."""
+    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
 
 
 def _worst(pairs: _Pairs) -> tuple[float, float, bool, tuple[int, ...], str]:
