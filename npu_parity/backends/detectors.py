@@ -8,7 +8,7 @@ anchors. The second stage of an R-CNN is compared on boxes that are the same for
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -25,30 +25,29 @@ def dense(model: nn.Module) -> Iterator[dict[str, Any]]:
         The heads by name, (images, ...); empty if the network contains no detector of torchvision.
     """
     found: dict[str, Any] = {}
-    handles = []
-    for module in model.modules() if "torchvision" in sys.modules else ():
-        for kind, hook in _hooks().items():
-            if isinstance(module, kind):
-                handles.append(module.register_forward_hook(functools.partial(hook, found)))
-    try:
+    with contextlib.ExitStack() as stack:
+        for module, hook in _dense_modules(model):
+            handle = module.register_forward_hook(functools.partial(hook, found))
+            stack.callback(handle.remove)
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-@functools.cache
-def _hooks() -> dict[type, Any]:
-    """Return the hook for each module with dense outputs."""
-    from torchvision.models.detection import fcos, retinanet, roi_heads, rpn, ssd
+def _dense_modules(model: nn.Module) -> Iterator[tuple[nn.Module, Callable[..., None]]]:
+    """Yield the modules with dense outputs, and the hook that takes them."""
+    if "torchvision.models.detection" not in sys.modules:  # then the network has none of them
+        return
+    from torchvision.models.detection import FCOS, RetinaNet
+    from torchvision.models.detection.roi_heads import RoIHeads
+    from torchvision.models.detection.rpn import RegionProposalNetwork
+    from torchvision.models.detection.ssd import SSD
 
-    return {
-        rpn.RPNHead: _proposals,
-        roi_heads.RoIHeads: _on_fixed_boxes,
-        retinanet.RetinaNetHead: _anchors,
-        fcos.FCOSHead: _anchors,
-        ssd.SSDHead: _anchors,
-    }
+    for module in model.modules():
+        if isinstance(module, FCOS | RetinaNet | SSD):
+            yield module.head, _anchors
+        elif isinstance(module, RegionProposalNetwork):
+            yield module.head, _proposals
+        elif isinstance(module, RoIHeads):
+            yield module, _on_fixed_boxes
 
 
 def _anchors(found: dict[str, Any], _: nn.Module, __: Any, result: dict[str, Tensor]) -> None:

@@ -127,7 +127,10 @@ def _unfit(result: Any, rows: int, target: "torch.device") -> str | None:
         return f"a tensor on device {result.device}, expected {target}"
     shape = tuple(result.shape)
     if shape[:1] != (rows,):
-        return f"shape {shape}, expected ({rows}, ...): one row for each input"
+        return (
+            f"shape {shape}, expected ({rows}, ...): one row for each input "
+            "(a detector: the scores and boxes of all anchors)"
+        )
     if not result.numel():
         return f"shape {shape}, expected at least one value for each input"
     return None
