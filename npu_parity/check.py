@@ -353,6 +353,9 @@ class Original:
         """Ask the four questions about a port. The arguments are the same as in `check_port`."""
         within = kernels or self.kernels or contextlib.nullcontext
         network.expect_ready(ported)
+        for size in (batch, *batch_sizes):
+            if size < 1:
+                raise ParityError(f"batch: found {size}, expected at least 1")
         theirs = self.inputs if ported_inputs is None else batches.given(ported_inputs, ported)
         name = network.named(ported)
         # Outputs that cannot be compared are an error before anything runs long.
