@@ -18,13 +18,13 @@ def main(
     task: Annotated[str, typer.Option(help="classification, features or digits")] = (
         "classification"
     ),
-    hosted: Annotated[str, typer.Option(help="true: the port also ran on the CPU")] = "false",
+    hosted: Annotated[bool, typer.Option("--hosted", help="the port also ran on the CPU")] = False,
     heads: Annotated[dict, typer.Option(parser=cli.mapping, help="name: columns")] = "{}",
 ) -> None:
     """Write every metric, the published criteria and the verdict of a run of SYSTEM."""
-    case = read_case(system, reference, device, task, heads, run, hosted == "true")
+    case = read_case(system, reference, device, task, heads, run, hosted)
     stated = evidence.read_json(system / device / run / "run.json")
-    paths = output_files(system, reference, device, run, hosted == "true")
+    paths = output_files(system, reference, device, run, hosted)
     evidence.write_sidecar(
         output,
         {

@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from npu_parity.backends import network
 from npu_parity.errors import ParityError
-from npu_parity.numerics.emulation import is_composite
+from npu_parity.numerics import schema
+from npu_parity.numerics.emulation import parts
 from npu_parity.verdict import settings
 from npu_parity.verdict.recording import ALLOCATIONS, observed, tensors
 from npu_parity.verdict.thresholds import Threshold
@@ -277,9 +278,9 @@ class _Float64(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         if name.startswith(_CHECKS):  # an exported graph asserts float32
             return func(*args, **kwargs or {}) if "record" in name else None
-        if is_composite(func):
+        if split := parts(func):
             with self:
-                return func.decompose(*args, **kwargs or {})
+                return split(*args, **kwargs or {})
         args, kwargs = tree_map(self._widened, (args, kwargs or {}))
         noted = self._noting and not func.is_view and name not in ALLOCATIONS
         used = tensors((args, kwargs)) if noted else []
@@ -313,9 +314,7 @@ class _Float64(TorchDispatchMode):
         operands: list[tuple[_Prints, int | None]],
         results: list[Tensor],
     ) -> None:
-        schema = func._schema.arguments
-        given = {**dict(zip((a.name for a in schema), args, strict=False)), **kwargs}
-        given = {a.name: given.get(a.name, a.default_value) for a in schema}
+        given = schema.arguments(func, args, kwargs)
         name = settings.name(func)
         normal = settings.normal(name, given, results[0] if results else None)
         scalars = {n: v for n, v in normal.items() if not tensors(v)}
