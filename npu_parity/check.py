@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from npu_parity.backends import network, outputs
+from npu_parity.backends import batches, heads, network, outputs
+from npu_parity.backends.batches import Inputs
 from npu_parity.backends.device import Device
+from npu_parity.backends.outputs import Outputs
 from npu_parity.backends.precision import applied, narrow, storage
 from npu_parity.errors import ParityError
 from npu_parity.numerics.emulation import emulate
@@ -121,22 +123,25 @@ class Original:
 
     Args:
         reference: a float32 network in evaluation mode; a copy of it runs on the CPU.
-        inputs: float32 (inputs, 3, H, W), or any other single input tensor of the network.
+        inputs: float32 (inputs, 3, H, W), or what the network takes: any array with one row for
+            each input, a tuple of them, or a dictionary by the names of its arguments. Whole
+            numbers stay whole numbers.
         device: a backend (``cpu``, ``npu``, ``cuda``, ``xpu``, ``mps``) or a `Device`.
         numerics: the numerics that the device promises: a name in `PRESETS`, formats by kind of
             operator, or None for the backend's default.
         precision: how ports run: ``fp32``, ``fp16`` and ``bf16`` (the whole network in 16 bits), or
             ``amp-fp16`` and ``amp-bf16`` (autocast). A `Device` has its own.
-        task: ``classification``, ``features`` or ``digits``, see `metrics.compare`.
-        heads: widths of the heads, in order.
+        task: ``classification``, ``features``, ``digits`` or ``segmentation``, see
+            `metrics.compare`.
+        heads: widths of the heads, in order. Default: the tensors that the reference returns.
         names: names of the inputs.
         pretrained: whether the weights are trained; None if unknown.
         kernels: returns a context that simulates an absent device. Ports and the device's
             operators run inside it.
 
     Raises:
-        ParityError: no inputs, unknown numerics, or a reference in training mode or with lazy
-            modules.
+        ParityError: no inputs, another number of names than of inputs, unknown numerics, or a
+            reference in training mode or with lazy modules.
 
     >>> original = Original(nn.Linear(4, 3).eval(), torch.eye(4))
     >>> original.check(copy.deepcopy(original.reference)).passed
@@ -146,7 +151,7 @@ class Original:
     def __init__(
         self,
         reference: nn.Module,
-        inputs: np.ndarray | torch.Tensor,
+        inputs: Any,
         device: str | Device = "cpu",
         numerics: str | Mapping[str, str] | Numerics | None = None,
         task: str = "classification",
@@ -160,30 +165,46 @@ class Original:
         with network.guarded(network.named(reference)):
             # Copy, because a port may share modules with the reference and is moved to the device.
             self.reference = copy.deepcopy(reference).to("cpu")
-        self.inputs = _array(inputs)
+        self.inputs = batches.given(inputs, reference)
         self.device = _device(device, numerics, precision)
         self.promised = self.device.numerics
         self.asked = self.device.implementation.questions
         self.task, self.heads, self.pretrained = task, heads, pretrained
-        self.names = list(names or map(str, range(len(self.inputs))))
+        count = batches.count(self.inputs)
+        self.names = list(names or map(str, range(count)))
+        if len(self.names) != count:
+            raise ParityError(
+                f"names: found {len(self.names)}, expected one for each of the {count} inputs"
+            )
         self.kernels = kernels
+        self._repeats: dict[tuple[int, ...], dict[str, Any]] = {}
 
     @cached_property
     def runs(self) -> Runs:
         """The reference's outputs, the exact and the predicted outputs, without measured ones."""
-        reference = self._reference[0]
+        reference = self._reference.array
         exact = outputs.exact(self.reference, self.inputs, self.device)
         predicted, overflow = outputs.predict_watched(self.reference, self.inputs, self.device)
         errors = outputs.further_errors(self.reference, self.inputs, predicted, self.device)
-        return Runs(reference, exact, predicted, heads=self.heads, overflow=overflow, errors=errors)
+        widths, maps = heads.resolved(self._reference.shapes, self.heads, self.task)
+        return Runs(
+            reference, exact, predicted, heads=widths, shapes=maps, overflow=overflow, errors=errors
+        )
 
     @cached_property
-    def _reference(self) -> tuple[NDArray[Any], float]:
-        """The reference's outputs, and how far a second run differs."""
-        found, again = outputs.measure_repeatedly(
-            self.reference, self.inputs, Device("cpu"), sizes=()
-        )
-        return found, Repeated.from_dict(again).again
+    def _reference(self) -> Outputs:
+        """The reference's outputs."""
+        return outputs.measure_repeatedly(self.reference, self.inputs, Device("cpu"))[0]
+
+    def _unrest(self, sizes: Sequence[int]) -> dict[str, Any]:
+        """Return how far further runs of the reference differ, see `outputs.repeated`."""
+        key = tuple(sizes)
+        if key not in self._repeats:
+            with outputs.inference(self.reference), Device("cpu").configured() as target:
+                self._repeats[key] = outputs.repeated(
+                    self.reference, self.inputs, self._reference, target, sizes=key
+                )
+        return self._repeats[key]
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray]:
@@ -227,29 +248,29 @@ class Original:
         those of the first. Only one input is chosen if there is no other, or if the network does
         not accept a batch of two.
         """
-        largest = np.abs(self.inputs.reshape(len(self.inputs), -1)).max(axis=1)
-        first = int(largest.argmax())
-        outcome = self._reference[0].astype(np.float64)
+        first = int(batches.largest(self.inputs).argmax())
+        outcome = self._reference.array.astype(np.float64)
         with np.errstate(invalid="ignore"):  # outputs that are not finite
             apart = np.linalg.norm(outcome - outcome[first], axis=1)
         other = int(np.nan_to_num(apart).argmax())
         if other != first:
             with contextlib.suppress(ParityError):
                 both = [first, other]
-                outputs.measure(self.reference, self.inputs[both], Device("cpu"), batch=2)
+                some = batches.rows(self.inputs, both)
+                outputs.measure(self.reference, some, Device("cpu"), batch=2)
                 return both
         return [first]
 
     def visit(self, each: Callable[[Call], None]) -> None:
         """Run the reference on the chosen inputs, in the device's precision; see `visit`."""
-        batch, own = _tensor(self.inputs[self.chosen]), self.device.precision
-        with storage(own), applied(self.reference, own, batch.device) as running:
-            visit(running, batch, each=each)
+        own, inputs = self.device.precision, batches.rows(self.inputs, self.chosen)
+        with storage(own), applied(self.reference, own, torch.device("cpu")) as running:
+            visit(running, *batches.tensors(inputs), each=each)
 
-    def _recorded(self, batch: torch.Tensor) -> list[Call]:
+    def _recorded(self, inputs: Inputs) -> list[Call]:
         own = self.device.precision
-        with storage(own), applied(self.reference, own, batch.device) as running:
-            return record(running, batch)
+        with storage(own), applied(self.reference, own, torch.device("cpu")) as running:
+            return record(running, *batches.tensors(inputs))
 
     @cached_property
     def operators(self) -> list[OperatorResult] | None:
@@ -258,7 +279,7 @@ class Original:
 
     def unseen(self) -> list[str]:
         """Return what question 2 did not look at."""
-        if 2 in self.asked and len(self.chosen) < min(2, len(self.inputs)):
+        if 2 in self.asked and len(self.chosen) < min(2, len(self.names)):
             return ["operators were checked on one input only"]
         return []
 
@@ -266,19 +287,20 @@ class Original:
         """Return the result of probing the device; None if question 2 is not asked."""
         return probe(device=target) if 2 in self.asked else None
 
-    def program(self, ported: nn.Module, ported_inputs: NDArray[Any] | None = None) -> Program:
+    def program(self, ported: nn.Module, ported_inputs: Inputs | None = None) -> Program:
         """Return the evidence for question 1."""
         if 1 not in self.asked:
             return NOT_ASKED
         theirs = self.inputs if ported_inputs is None else ported_inputs
         wrong, note = _inputs_differ(self.inputs, theirs)
-        reference, own, batch = self.reference, "fp32", _tensor(self.inputs)
+        reference, own, batch = self.reference, "fp32", batches.tensors(self.inputs)
         if narrow(ported, self.device.precision):
             # The same weights, rounded once. The port takes 16-bit inputs.
             own = self.device.precision
-            reference, batch = copy.deepcopy(reference).to(NARROW[own]), batch.to(NARROW[own])
+            reference = copy.deepcopy(reference).to(NARROW[own])
+            batch = tuple(t.to(NARROW[own]) if t.is_floating_point() else t for t in batch)
         with network.guarded(network.named(ported)), storage(own):
-            found = compare(reference, ported, batch)
+            found = compare(reference, ported, *batch)
         if wrong:
             return Program(False, "", (*wrong, *(() if found.same else found.differences)))
         return replace(found, differences=(*found.differences, *note))
@@ -287,7 +309,7 @@ class Original:
         self,
         ported: nn.Module | None = None,
         number: int = 0,
-        ported_inputs: np.ndarray | None = None,
+        ported_inputs: Inputs | None = None,
         alone: Mapping[int, float] | None = None,
         within: Context = contextlib.nullcontext,
     ) -> list[Step]:
@@ -300,15 +322,16 @@ class Original:
             alone: largest error of each operator on the device, as a share of its bound.
             within: the same as `kernels` in `check_port`.
         """
-        own = _tensor(self.inputs[number : number + 1])
-        calls = record(self.reference, own)
-        exact = record(copy.deepcopy(self.reference).double(), own.double())
+        one = slice(number, number + 1)
+        own = batches.rows(self.inputs, one)
+        calls = record(self.reference, *batches.tensors(own))
+        exactly = batches.tensors(batches.widened(own))
+        exact = record(copy.deepcopy(self.reference).double(), *exactly)
         with emulate(self.promised):
             predicted = self._recorded(own)
         measured = []
         if ported is not None:
             theirs = self.inputs if ported_inputs is None else ported_inputs
-            one = _tensor(theirs[number : number + 1])
             name = network.named(ported)
             device = self._target(within)
             with (
@@ -317,38 +340,49 @@ class Original:
                 within(),
                 applied(ported.to(target), device.precision, target) as running,
             ):
-                measured = record(running, one.to(target))
+                measured = record(running, *batches.tensors(batches.rows(theirs, one), target))
         return divergence(calls, exact, predicted, measured, alone)
 
     def check(
         self,
         ported: nn.Module,
-        ported_inputs: np.ndarray | torch.Tensor | None = None,
+        ported_inputs: Any = None,
         batch: int = 1,
         kernels: Context | None = None,
         batch_sizes: Sequence[int] = (2,),
     ) -> Report:
         """Ask the four questions about a port. The arguments are the same as in `check_port`."""
         within = kernels or self.kernels or contextlib.nullcontext
-        theirs = self.inputs if ported_inputs is None else _array(ported_inputs)
         network.expect_ready(ported)
+        for size in (batch, *batch_sizes):
+            if size < 1:
+                raise ParityError(f"batch: found {size}, expected at least 1")
+        theirs = self.inputs if ported_inputs is None else batches.given(ported_inputs, ported)
         name = network.named(ported)
-        runs = self.runs  # outputs that cannot be compared are an error before anything runs long
-        program = self.program(ported, theirs)
+        # Outputs that cannot be compared are an error before anything runs long.
+        runs, shapes = self.runs, self._reference.shapes
         hosted, notes = self._hosted(ported, theirs, within)
         device = self._target(within)
         with network.guarded(name), device.configured() as target, within():
             with applied(ported.to(target), device.precision, target) as running:
                 measured = outputs.forward(running, theirs, target, batch)
                 again = outputs.repeated(running, theirs, measured, target, batch, batch_sizes)
+            misfit = "" if self.heads else heads.mismatch(shapes, measured.shapes)
             probed = self.probe(target)
-        operators = self._operators(within) if kernels else self.operators
+        program = self.program(ported, theirs)
+        operators = None
+        if not misfit:
+            operators = self._operators(within) if kernels else self.operators
+        found = heads.aligned(measured.array, shapes, measured.shapes)
+        if hosted is not None:
+            hosted = heads.aligned(hosted, shapes, measured.shapes)
         judgement = judge(
             Case(
                 replace(
                     runs,
-                    measured=measured,
+                    measured=found,
                     hosted=hosted,
+                    misfit=misfit,
                     narrow=narrow(ported, device.precision),
                 ),
                 self.promised,
@@ -358,9 +392,9 @@ class Original:
                 program,
                 operators,
                 probed,
-                self.distances(measured),
-                Repeated.from_dict(again, self._reference[1]),
-                [*alike(self.inputs, self.names), *notes, *again["failed"], *self.unseen()],
+                self.distances(found),
+                Repeated.from_dict(again, self._unrest(batch_sizes)),
+                [*self._alike(), *self._reference.notes, *notes, *again["failed"], *self.unseen()],
                 device.precision,
             )
         )
@@ -368,13 +402,17 @@ class Original:
         alone = {result.index: result.largest_error for result in operators or ()}
         return Report(
             judgement,
-            measured,
+            found,
             operators,
             follow=lambda: self.follow(ported, number, theirs, alone, within),
         )
 
+    def _alike(self) -> list[str]:
+        """Return why an exchange of inputs or channels would not show, for each array."""
+        return [why for array in batches.every(self.inputs) for why in alike(array, self.names)]
+
     def _hosted(
-        self, ported: nn.Module, inputs: NDArray[Any], within: Context
+        self, ported: nn.Module, inputs: Inputs, within: Context
     ) -> tuple[NDArray[Any] | None, list[str]]:
         """Return the port's outputs on the reference's device, and why it does not run there."""
         if self.device == Device("cpu") and within is contextlib.nullcontext:
@@ -405,12 +443,12 @@ class Original:
 def check_port(
     reference: nn.Module,
     ported: nn.Module,
-    inputs: np.ndarray | torch.Tensor,
+    inputs: Any,
     device: str | Device = "cpu",
     numerics: str | Mapping[str, str] | Numerics | None = None,
     *,
     precision: str = "fp32",
-    ported_inputs: np.ndarray | torch.Tensor | None = None,
+    ported_inputs: Any = None,
     batch: int = 1,
     kernels: Context | None = None,
     batch_sizes: Sequence[int] = (2,),
@@ -430,7 +468,7 @@ def check_port(
 
     Raises:
         ParityError: no inputs, the device is not available, a network fails, or its outputs cannot
-            be compared: they are not floating point, or do not have one row for each input.
+            be compared: they are whole numbers, or do not have one row for each input.
 
     >>> reference = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten()).eval()
     >>> ported = copy.deepcopy(reference)
@@ -468,25 +506,23 @@ def _device(
     return Device(device, numerics, precision)
 
 
-def _inputs_differ(own: np.ndarray, theirs: np.ndarray) -> tuple[list[str], list[str]]:
+def _inputs_differ(own: Inputs, theirs: Inputs) -> tuple[list[str], list[str]]:
     """Return findings, and notes about differences that rounding explains."""
+    ours, ports = batches.every(own), batches.every(theirs)
+    if len(ours) != len(ports):
+        return [f"{len(ports)} input tensors where the reference has {len(ours)}"], []
+    found = [_differ(a, b) for a, b in zip(ours, ports, strict=True)]
+    return [w for wrong, _ in found for w in wrong], [n for _, notes in found for n in notes]
+
+
+def _differ(own: NDArray[Any], theirs: NDArray[Any]) -> tuple[list[str], list[str]]:
     if own.shape != theirs.shape:
         return [f"inputs have shape {theirs.shape} where the reference has {own.shape}"], []
     digests = [hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in (own, theirs)]
     if digests[0] == digests[1]:
         return [], []
-    largest = np.abs(own.astype(np.float64) - theirs).max()
+    wide = np.complex128 if own.dtype.kind == "c" else np.float64
+    largest = np.abs(own.astype(wide) - theirs).max()
     if largest <= INPUTS * np.finfo(np.float32).eps * np.abs(own).max():
         return [], [f"inputs differ by up to {largest:.3g}, as rounding makes them"]
     return [f"inputs differ by up to {largest:.3g}: preprocessing is not the same"], []
-
-
-def _array(inputs: np.ndarray | torch.Tensor) -> np.ndarray:
-    array = inputs.numpy(force=True) if torch.is_tensor(inputs) else np.asarray(inputs)
-    if len(array) == 0:
-        raise ParityError("there are no inputs")
-    return array
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))

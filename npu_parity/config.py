@@ -187,9 +187,10 @@ def check(config: Config, document: Document) -> None:
         if "labels" in system and evidence.find(system["labels"]) is None:
             text = f"{shortened(system['labels'])}: {evidence.problem(system['labels'])}"
             raise mistake(document, (*place, "labels"), text)
-        if system["task"] == "features" and system["compared"] == "probabilities":
-            raise mistake(document, place, "task features has no probabilities")
-        if system["task"] == "digits" and not system["heads"]:
+        task = system["task"]
+        if task in ("features", "segmentation") and system["compared"] == "probabilities":
+            raise mistake(document, place, f"task {task} has no probabilities")
+        if task == "digits" and not system["heads"]:
             raise mistake(document, place, "task digits needs heads")
 
 

@@ -15,11 +15,11 @@ def main(
     device: Annotated[str, typer.Option(help="name of the device")],
     run: Annotated[Literal["measured", "predicted"], typer.Option()],
     output: Annotated[Path, typer.Option(help="metrics.json")],
-    task: Annotated[str, typer.Option(help="classification, features or digits")] = (
-        "classification"
-    ),
+    task: Annotated[str, typer.Option(help="one of metrics.TASKS")] = "classification",
     hosted: Annotated[bool, typer.Option("--hosted", help="the port also ran on the CPU")] = False,
-    heads: Annotated[dict, typer.Option(parser=cli.mapping, help="name: columns")] = "{}",
+    heads: Annotated[dict, typer.Option(parser=cli.mapping, help="name: columns; {}: its own")] = (
+        "{}"
+    ),
 ) -> None:
     """Write every metric, the published criteria and the verdict of a run of SYSTEM."""
     case = read_case(system, reference, device, task, heads, run, hosted)

@@ -37,9 +37,11 @@ def main(
     model = checkpoints.load(weights_folder, ported or None)
     found = {"precision": device.precision}
     if run == "measured":
-        result, found["repeated"] = outputs.measure_repeatedly(
+        measured, found["repeated"] = outputs.measure_repeatedly(
             model, array, device, batch, also or ()
         )
+        result = measured.array
+        found |= {"heads": measured.shapes, "notes": measured.notes}
     elif run == "predicted":
         result, found["overflow"] = outputs.predict_watched(model, array, device, batch)
         errors = outputs.further_errors(model, array, result, device, batch)

@@ -142,7 +142,7 @@ def test_each_head_has_its_own_envelope():
     wrong = r + noise
     wrong[:, :10] += 0.1 * random.standard_normal((4, 10))
     runs = Runs(r, r * (1 + 1e-8), r + noise, wrong, heads={"scores": 10, "boxes": 4})
-    assert "of head 0 where" in questions.same_answer(runs, NAMES).findings[0]
+    assert "of head scores where" in questions.same_answer(runs, NAMES).findings[0]
     assert questions.same_answer(replace(runs, heads={"all": 14}), NAMES).passed
     assert questions.same_answer(replace(runs, measured=r + noise), NAMES).passed
 
@@ -152,7 +152,7 @@ def test_a_prediction_that_is_small_by_accident_is_not_the_measure():
     r = random.standard_normal((4, 10))
     p = r + 1e-3 * random.standard_normal((4, 10))
     p[2] = r[2]
-    allowed = envelope(r, r, p, [slice(0, 10)]).allowed
+    allowed = envelope(r, r, p, {"": slice(0, 10)}).allowed
     assert allowed[2] > 0.3 * allowed[[0, 1, 3]].mean()
 
 
@@ -262,7 +262,7 @@ def test_exchanges_that_would_not_show():
 def test_a_batch_that_does_not_run_is_a_note():
     model = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, -1)), nn.Linear(768, 5)).eval()
     found, again = outputs.measure_repeatedly(model, INPUTS, Device("cpu"), sizes=(2,))
-    assert found.shape == (4, 5) and again["batches"] == {"1": 0.0}
+    assert found.array.shape == (4, 5) and again["batches"] == {"1": 0.0}
     assert again["failed"][0].startswith("a batch of 2 does not run: Sequential on inputs 0 to 1")
 
 

@@ -145,7 +145,7 @@ def system(tmp_path_factory, scripts):
     scripts["weights"](["seed:1"], network, folder / "weights.safetensors", {}, settings, {})
     inputs = folder / "inputs.npy"
     scripts["inputs"](["skimage:chelsea", "random:3"], network, inputs, settings)
-    run(scripts, folder, "cpu/measured", "measured")
+    run(scripts, folder, "cpu/measured", "measured", also=[2])
     run(scripts, folder, "cpu/exact", "exact")
     for _, precision in VERDICTS:
         if not (folder / precision).exists():

@@ -346,15 +346,13 @@ RETURNS = [
     ("()", f"nothing, {TENSORS}"),
     ("[x, []]", f"nothing, {TENSORS}"),
     ("{'scores': x, 'label': 'cat'}", f"str, {TENSORS}"),
-    ("[x, None]", f"NoneType, {TENSORS}"),
+    ("[None, None]", f"nothing, {TENSORS}"),
     ("self.layer", f"Linear, {TENSORS}"),
-    ("self.scores(x).to(torch.complex64)", "complex numbers (complex64)"),
-    ("torch.fft.fft(self.scores(x))", "complex numbers (complex64), expected real ones"),
     (
         "self.scores(x).argmax(1)",
         "whole numbers (int64), expected floating point: return the scores",
     ),
-    ("self.scores(x).topk(2)", "whole numbers (int64)"),  # values and indices
+    ("self.scores(x).topk(2)[1:]", "whole numbers (int64)"),
     ("self.scores(x) > 0", "whole numbers (bool)"),
     ("x.to(torch.uint8)", "whole numbers (uint8)"),
     ("self.scores(x).to_sparse()", "layout sparse_coo"),
@@ -406,7 +404,7 @@ def test_another_number_of_columns_in_a_later_batch(written):
     model = build(written(forward="return x.reshape(len(x), -1)[:, : 3 * len(x)]"))
     with pytest.raises(ParityError) as error:
         outputs.measure(model, INPUTS[:3], CPU, batch=2)
-    said = "Net on input 2 of shape (1, 3, 8, 8): returned 3 columns, expected 6"
+    said = "Net on input 2 of shape (1, 3, 8, 8): returned (3,), expected (6,)"
     assert line(error).startswith(said)
 
 

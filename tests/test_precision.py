@@ -499,7 +499,7 @@ def test_independent_errors_of_the_predicted_size_are_no_finding(columns):
     random = np.random.default_rng(columns)
     reference = random.standard_normal((2000, columns)) + 10
     predicted, measured = (reference + 0.01 * random.standard_normal(reference.shape) for _ in "pm")
-    names, one = list(map(str, range(len(reference)))), [slice(0, columns)]
+    names, one = list(map(str, range(len(reference)))), {"": slice(0, columns)}
     allowed = envelope(reference, reference, predicted, one, np.zeros((0, columns)))
     assert not list(allowed.beyond(measured, names))
     wrong = reference + 0.5 * random.choice([-1, 1], reference.shape)
@@ -524,7 +524,7 @@ def test_top_1_may_flip_if_errors_of_any_row_explain_it(margin, passed):
 
 def test_a_few_lucky_errors_do_not_decide():
     reference, measured = np.ones((1, 1)), np.full((1, 1), 1.02)
-    predicted, one = np.full((1, 1), 1.0001), [slice(0, 1)]
+    predicted, one = np.full((1, 1), 1.0001), {"": slice(0, 1)}
     further = 0.01 * np.random.default_rng(0).standard_normal((31, 1))
     for errors, beyond in (np.zeros((0, 1)), 1), (further, 0), (None, 1):
         allowed = envelope(reference, reference, predicted, one, errors)

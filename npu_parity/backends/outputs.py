@@ -4,53 +4,81 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from npu_parity.backends import network, precision
+from npu_parity.backends import batches, heads, network, precision
+from npu_parity.backends.batches import Inputs
 from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError, shorten
 from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.widening import widened
 
 # The size of an error follows from this many values; CHANGE is relative, for `further_errors`.
 ENOUGH = 32
 CHANGE = 0.01
 
 
-def measure(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of a network.
+
+    Attributes:
+        array: (inputs, columns), float32, or float64 of an exact run; heads side by side.
+        shapes: the shape of each head, see `heads.columns`.
+        whole: names of heads of whole numbers, which are not compared.
+    """
+
+    array: np.ndarray
+    shapes: heads.Shapes
+    whole: tuple[str, ...] = ()
+
+    def by_head(self) -> list[np.ndarray]:
+        """Return the columns of each head in float64."""
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes.values()])
+        return np.split(self.array.astype(np.float64), ends[:-1], axis=1)
+
+    @property
+    def notes(self) -> list[str]:
+        """Why the outputs prove less than they could."""
+        return [f"output {name} has whole numbers and was not compared" for name in self.whole]
+
+
+def measure(model: nn.Module, inputs: Inputs, device: Device, batch: int = 1) -> np.ndarray:
     """Return the outputs of `model` executed on `device`, in the device's precision.
 
     Args:
         model: a network in evaluation mode; it stays on the device.
-        inputs: float32 (inputs, 3, H, W).
+        inputs: float32 (inputs, 3, H, W), or any other arrays with one row for each input.
         batch: the number of inputs in one forward pass.
 
     Returns:
-        float32 (inputs, columns); several output tensors are concatenated along the columns.
+        float32 (inputs, columns); several heads are concatenated along the columns.
 
     Raises:
         ParityError: the device is not available, the network fails, or its outputs cannot be
-            compared: they are not floating point, or do not have one row for each input.
+            compared: they are whole numbers, or do not have one row for each input.
 
     >>> inputs = np.ones((2, 3), dtype=np.float32)
     >>> measure(nn.ReLU().eval(), inputs, Device("cpu"))
     array([[1., 1., 1.],
            [1., 1., 1.]], dtype=float32)
     """
-    return measure_repeatedly(model, inputs, device, batch)[0]
+    return measure_repeatedly(model, inputs, device, batch)[0].array
 
 
 def measure_repeatedly(
     model: nn.Module,
-    inputs: np.ndarray,
+    inputs: Inputs,
     device: Device,
     batch: int = 1,
     sizes: Sequence[int] | None = None,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the result of `measure`, and how far further runs differ from it (`repeated`).
+) -> tuple[Outputs, dict[str, Any]]:
+    """Return what `measure` computes, and how far further runs differ from it (`repeated`).
 
     Args:
         sizes: other batch sizes to run; None: no further run.
@@ -63,7 +91,7 @@ def measure_repeatedly(
     return found, again
 
 
-def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
+def predict(model: nn.Module, inputs: Inputs, device: Device, batch: int = 1) -> np.ndarray:
     """Return the outputs of `model` on the CPU with `device`'s numerics and precision emulated.
 
     Arguments, result and errors are the same as for `measure`. Nothing runs on the device. Autocast
@@ -79,7 +107,7 @@ def predict(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
 
 
 def predict_watched(
-    model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1
+    model: nn.Module, inputs: Inputs, device: Device, batch: int = 1
 ) -> tuple[np.ndarray, str | None]:
     """Return the result of `predict`, and where it first overflows; None if it does not."""
     with (
@@ -90,11 +118,11 @@ def predict_watched(
         precision.applied(model.to(target), device.precision, target) as running,
     ):
         found = forward(running, inputs, target, batch)
-        return found, precision.overflow(emulation, running)
+        return found.array, precision.overflow(emulation, running)
 
 
 def further_errors(
-    model: nn.Module, inputs: np.ndarray, predicted: np.ndarray, device: Device, batch: int = 1
+    model: nn.Module, inputs: Inputs, predicted: np.ndarray, device: Device, batch: int = 1
 ) -> np.ndarray | None:
     """Return errors of the prediction for slightly changed inputs, if the outputs have few values.
 
@@ -112,25 +140,25 @@ def further_errors(
         return None
     generator = np.random.default_rng(0)
     errors = [np.zeros((0, predicted.shape[1]))]
-    real = np.issubdtype(inputs.dtype, np.floating)
+    real = any(map(batches.real, batches.every(inputs)))
     for _ in range(1, math.ceil(ENOUGH / predicted.size) if real else 1):
-        noise = 1 + CHANGE * generator.standard_normal(inputs.shape)
-        changed = (inputs * noise).astype(inputs.dtype)
+        changed = batches.noisy(inputs, CHANGE, generator)
         p, r = (predict(model, changed, d, batch) for d in (device, Device("cpu")))
         errors.append(p.astype(np.float64) - r)
     return np.concatenate(errors)
 
 
-def exact(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
+def exact(model: nn.Module, inputs: Inputs, device: Device, batch: int = 1) -> np.ndarray:
     """Return the outputs of `model` on the CPU in float64. They show the error of float32 itself.
 
     Arguments and errors are the same as for `measure`. `device` has no effect.
     """
     with inference(model), Device("cpu").configured() as target:
-        return forward(copy.deepcopy(model).double(), inputs.astype(np.float64), target, batch)
+        model, inputs = copy.deepcopy(model).double(), batches.widened(inputs)
+        return forward(model, inputs, target, batch, torch.float64).array
 
 
-def hosted(model: nn.Module, inputs: np.ndarray, device: Device, batch: int = 1) -> np.ndarray:
+def hosted(model: nn.Module, inputs: Inputs, device: Device, batch: int = 1) -> np.ndarray:
     """Return the outputs of a port to `device` on the CPU, so without the device's rounding.
 
     If the device's precision is 16 bits and the port's own weights have 16 bits, it cannot run in
@@ -147,8 +175,8 @@ RUNS = {"measured": measure, "predicted": predict, "exact": exact, "hosted": hos
 
 def repeated(
     model: nn.Module,
-    inputs: np.ndarray,
-    first: np.ndarray,
+    inputs: Inputs,
+    first: Outputs,
     target: torch.device,
     batch: int = 1,
     sizes: Sequence[int] = (),
@@ -159,13 +187,13 @@ def repeated(
 
     Args:
         model: a network on the torch device `target`.
-        inputs: float32 (inputs, ...).
+        inputs: arrays (inputs, ...).
         first: the outputs of `forward` with batches of `batch`.
         sizes: other batch sizes.
 
     Returns:
-        ``again`` and ``batches`` (by size): the largest relative L2 error over the inputs; None if
-        it is not finite. ``failed``: a sentence for each batch size that does not run.
+        ``again`` and ``batches`` (by size): the largest relative L2 error over inputs and heads;
+        None if it is not finite. ``failed``: a sentence for each batch size that does not run.
     """
     found: dict[str, Any] = {
         "again": _difference(first, forward(model, inputs, target, batch)),
@@ -173,28 +201,30 @@ def repeated(
         "failed": [],
     }
     for size in sizes:
-        rows = np.arange(size) % len(inputs)
+        rows = np.arange(size) % batches.count(inputs)
         if size != batch:
             try:
-                again = forward(model, inputs[rows], target, size)
+                again = forward(model, batches.rows(inputs, rows), target, size)
             except ParityError as error:
                 found["failed"].append(shorten(f"a batch of {size} does not run: {error}", 280))
             else:
-                found["batches"][str(size)] = _difference(first[rows], again)
+                one = Outputs(first.array[rows], first.shapes)
+                found["batches"][str(size)] = _difference(one, again)
     return found
 
 
-def _difference(first: np.ndarray, again: np.ndarray) -> float | None:
-    """Return the largest relative L2 error over the rows; None if it is not finite."""
-    if first.shape != again.shape:
+def _difference(first: Outputs, again: Outputs) -> float | None:
+    """Return the largest relative L2 error over rows and heads; None if it is not finite."""
+    if first.shapes != again.shapes:
         return None
-    if first.tobytes() == again.tobytes():
+    if first.array.tobytes() == again.array.tobytes():
         return 0.0
-    a, b = first.astype(np.float64), again.astype(np.float64)
+    shares = []
     with np.errstate(all="ignore"):
-        size, error = np.linalg.norm(a, axis=1), np.linalg.norm(b - a, axis=1)
-        largest = float(np.where(error == 0, 0.0, error / size).max())
-    return largest if np.isfinite(largest) else None
+        for a, b in zip(first.by_head(), again.by_head(), strict=True):
+            size, error = np.linalg.norm(a, axis=1), np.linalg.norm(b - a, axis=1)
+            shares.append(np.where(error == 0, 0.0, error / size).max())
+    return float(max(shares)) if np.isfinite(shares).all() else None
 
 
 @contextlib.contextmanager
@@ -212,93 +242,77 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def forward(
-    model: nn.Module, inputs: np.ndarray, target: torch.device, batch: int = 1
-) -> np.ndarray:
+    model: nn.Module,
+    inputs: Inputs,
+    target: torch.device,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> Outputs:
     """Return the outputs of `model`, which is on the torch device `target`, in its current mode.
 
-    The outputs get the dtype of the inputs. Call it inside `network.guarded`.
+    Call it inside `network.guarded`.
+
+    Args:
+        dtype: of the outputs. With float64, what the network makes in float32 is float64, too.
 
     Raises:
         ParityError: the model does not accept the inputs, or its outputs cannot be compared.
     """
-    rows: list[np.ndarray] = []
+    if batch < 1:
+        raise ParityError(f"batch: found {batch}, expected at least 1")
+    parts: list[np.ndarray] = []
+    shapes: heads.Shapes = {}
+    whole: list[str] = []
     with torch.no_grad():
-        for start in range(0, len(inputs), batch):
-            # Copies: a network may write to its input, or return the same memory again.
-            part = torch.tensor(inputs[start : start + batch]).to(target)
-            found = run_once(model, part, start).numpy(force=True).copy()
-            if rows and found.shape[1] != rows[0].shape[1]:
+        for start in range(0, batches.count(inputs), batch):
+            part = batches.tensors(batches.rows(inputs, slice(start, start + batch)), target)
+            found, these, whole = _run(model, part, start, dtype)
+            # Copies: a network may return the same memory again.
+            parts.append(found.numpy(force=True).copy())
+            if shapes and these != shapes:
                 raise ParityError(
-                    f"{_called(model, part, start)}: returned {found.shape[1]} columns, expected "
-                    f"{rows[0].shape[1]}, as for the inputs before"
+                    f"{_called(model, part, start)}: returned {heads.told(these)}, expected "
+                    f"{heads.told(shapes)}, as for the inputs before"
                 )
-            rows.append(found)
-    return np.concatenate(rows)
+            shapes = these
+    return Outputs(np.concatenate(parts), shapes, tuple(whole))
 
 
-def run_once(model: nn.Module, batch: torch.Tensor, start: int | None = None) -> torch.Tensor:
-    """Return the outputs of one forward pass as one tensor (inputs, columns), of `batch`'s dtype.
+def run_once(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Return the outputs of one forward pass as one float32 tensor (inputs, columns).
 
     Args:
         model: a network on the device of `batch`.
         batch: (inputs, ...).
-        start: the number of the first input; None if `batch` does not consist of numbered inputs.
 
     Raises:
         ParityError: see `forward`.
     """
-    what = _called(model, batch, start)
+    return _run(model, (batch,), None, torch.float32)[0]
+
+
+def _run(
+    model: nn.Module, batch: tuple[torch.Tensor, ...], start: int | None, dtype: torch.dtype
+) -> tuple[torch.Tensor, heads.Shapes, list[str]]:
+    what, rows = _called(model, batch, start), len(batch[0])
+    exactly = widened() if dtype == torch.float64 else contextlib.nullcontext()
     with network.explained(what):
-        result = _columns(model(batch), len(batch), batch.device, what)
-        return result.to(batch.dtype)
+        with exactly:
+            result = heads.compared(model, *batch)
+        try:
+            found, shapes, whole = heads.columns(result, rows, batch[0].device)
+        except ParityError as error:
+            raise ParityError(f"{what}: returned {error}") from None
+        return found.to(dtype), shapes, whole
 
 
-def _called(model: nn.Module, batch: torch.Tensor, start: int | None) -> str:
+def _called(model: nn.Module, batch: tuple[torch.Tensor, ...], start: int | None) -> str:
     """Name the network and its input, for an error."""
-    name = network.named(model) + (" in float64" if batch.dtype == torch.float64 else "")
+    exact = any(tensor.dtype == torch.float64 for tensor in batch)
+    name = network.named(model) + (" in float64" if exact else "")
     inputs = "a batch"
     if start is not None:
-        last = start + len(batch) - 1
+        last = start + len(batch[0]) - 1
         inputs = f"input {start}" if last == start else f"inputs {start} to {last}"
-    return f"{name} on {inputs} of shape {tuple(batch.shape)}"
-
-
-def _columns(result: Any, rows: int, target: torch.device, what: str) -> torch.Tensor:
-    """Return a model's result as one tensor (rows, columns)."""
-    if isinstance(result, dict):
-        result = list(result.values())
-    if isinstance(result, list | tuple) and result:
-        parts = [_columns(part, rows, target, what) for part in result]
-        return torch.cat(parts, dim=1)
-    if reason := _unfit(result, rows, target):
-        raise ParityError(f"{what}: returned {reason}")
-    columns: torch.Tensor = result[:, None].flatten(1)
-    return columns
-
-
-def _unfit(result: Any, rows: int, target: torch.device) -> str | None:
-    """Return what a network returned and what was expected; None if it can be compared."""
-    if not torch.is_tensor(result):
-        kind = "nothing" if isinstance(result, list | tuple) else shorten(type(result).__name__, 50)
-        return f"{kind}, expected a tensor, or a list, tuple or dictionary of tensors"
-    dtype = str(result.dtype).removeprefix("torch.")
-    if result.is_nested or result.layout != torch.strided:
-        layout = "nested" if result.is_nested else str(result.layout).removeprefix("torch.")
-        return f"a tensor of layout {layout}, expected a dense one: see torch.Tensor.to_dense"
-    if result.is_quantized:
-        return f"a quantised tensor ({dtype}), expected floating point: return .dequantize()"
-    if result.is_complex():
-        return f"complex numbers ({dtype}), expected real ones: return torch.view_as_real(...)"
-    if not result.is_floating_point():
-        return (
-            f"whole numbers ({dtype}), expected floating point: return the scores, not the "
-            "classes or the decisions that follow from them"
-        )
-    if result.device.type != target.type:
-        return f"a tensor on device {result.device}, expected {target}"
-    shape = tuple(result.shape)
-    if shape[:1] != (rows,):
-        return f"shape {shape}, expected ({rows}, ...): one row for each input"
-    if not result.numel():
-        return f"shape {shape}, expected at least one value for each input"
-    return None
+    shapes = " and ".join(str(tuple(tensor.shape)) for tensor in batch)
+    return f"{name} on {inputs} of shape {shapes}"

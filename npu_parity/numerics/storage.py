@@ -22,7 +22,6 @@ from npu_parity.numerics.schema import is_composite, written
 aten = torch.ops.aten
 
 _NARROW = frozenset(NARROW.values())
-_MEMORY = {aten.set_, aten.resize_, aten.resize_as_}  # change what a tensor refers to
 _JOINING = {aten.cat, aten.stack}  # promote their operands, like pointwise operators
 
 
@@ -55,7 +54,7 @@ class Storage(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         given, structure = tree_flatten((args, kwargs))
-        moves = func.is_view or func.overloadpacket in _MEMORY
+        moves = func.is_view or torch.Tag.inplace_view in func.tags
         if moves or not any(map(is_narrow, given)):
             result = func(*args, **kwargs)
             if func.overloadpacket is aten._to_copy and is_narrow(result):

@@ -27,7 +27,7 @@ class System:
         published: the report's entry in ``data/published.yaml``; empty if there is none.
         criterion: name of the report's own pass rule.
         compared: ``outputs`` or ``probabilities``: the values behind the metrics of the summary.
-        task: classification, features or digits.
+        task: one of `metrics.TASKS`.
         labels: class names; empty if classes are numbers.
     """
 

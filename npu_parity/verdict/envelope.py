@@ -5,7 +5,7 @@ differs from the reference by a typical amount, but on one input it may be small
 the typical amount over all inputs is the least that counts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,21 +53,20 @@ class Envelope:
         expected: outputs (inputs, columns).
         allowed: the largest L2 error (inputs, heads).
         sizes: L2 norms of the reference (inputs, heads).
-        columns: the columns of each head.
+        columns: the columns of each head, by name.
         source: says in a finding what allows the error.
     """
 
     expected: Floats
     allowed: Floats
     sizes: Floats
-    columns: list[slice]
+    columns: Mapping[str, slice]
     source: str
 
     @property
     def relative(self) -> float:
-        """The largest relative L2 error that is allowed for an input, over all its columns."""
-        allowed, sizes = np.linalg.norm(self.allowed, axis=1), np.linalg.norm(self.sizes, axis=1)
-        return float(share(allowed, sizes).max())
+        """The largest relative L2 error that is allowed for an input and a head."""
+        return float(share(self.allowed, self.sizes).max())
 
     def beyond(self, found: NDArray[Any], names: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Yield the name of each input with outputs beyond the envelope, and why.
@@ -95,26 +94,32 @@ class Envelope:
             limit = np.concatenate(
                 [
                     np.full(c.stop - c.start, TAIL * a / np.sqrt(c.stop - c.start))
-                    for c, a in zip(self.columns, self.allowed[i], strict=True)
+                    for c, a in zip(self.columns.values(), self.allowed[i], strict=True)
                 ]
             )
             column = int(share(error[i], limit).argmax())
             if error[i, column] > limit[column]:
                 yield (
                     name,
-                    f"error {error[i, column]:.3g} of column {column} where {self.source} allows "
-                    f"{limit[column]:.3g}",
+                    f"error {error[i, column]:.3g} of {self._place(column)} where {self.source} "
+                    f"allows {limit[column]:.3g}",
                 )
 
     def _head(self, head: int) -> str:
-        return f" of head {head}" if len(self.columns) > 1 else ""
+        return f" of head {list(self.columns)[head]}" if len(self.columns) > 1 else ""
+
+    def _place(self, column: int) -> str:
+        """Name a column, by its number within its head."""
+        name, c = next((n, c) for n, c in self.columns.items() if column < c.stop)
+        head = f" of head {name}" if len(self.columns) > 1 else ""
+        return f"column {column - c.start}{head}"
 
 
 def envelope(
     reference: NDArray[Any],
     exact: NDArray[Any],
     predicted: NDArray[Any] | None,
-    columns: list[slice],
+    columns: Mapping[str, slice],
     errors: NDArray[Any] | None = None,
 ) -> Envelope:
     """Return what the numerics allow around the predicted outputs, or around the reference.
@@ -128,12 +133,12 @@ def envelope(
         reference: float32 outputs of the reference (inputs, columns).
         exact: its float64 outputs.
         predicted: outputs with the numerics of the device; None if only float32 is allowed.
-        columns: the columns of each head.
+        columns: the columns of each head, by name.
         errors: further predicted errors of rows like these (rows, columns), perhaps none, if the
             device stores 16 bits; None if it stores float32.
 
     >>> reference = np.array([[3.0, 4.0]])
-    >>> found = envelope(reference, reference, 1.001 * reference, [slice(0, 2)])
+    >>> found = envelope(reference, reference, 1.001 * reference, {"": slice(0, 2)})
     >>> round(found.relative, 6)
     0.002
     >>> list(found.beyond(np.array([[3.0, 4.1]]), ["cat"]))[0][0]
@@ -147,7 +152,7 @@ def envelope(
     typical = np.sqrt((share(expected, sizes) ** 2).mean(axis=0))
     scale, factor = np.maximum(expected, typical * sizes), np.full(len(columns), PREDICTED)
     if errors is not None:
-        widths = np.array([c.stop - c.start for c in columns])
+        widths = np.array([c.stop - c.start for c in columns.values()])
         factor = np.maximum(factor, np.sqrt(2) * (1 + TAIL / np.sqrt(widths)))
         if len(errors):
             further = norms(np.asarray(errors, dtype=np.float64), columns)
@@ -158,9 +163,9 @@ def envelope(
     )
 
 
-def norms(values: Floats, columns: list[slice]) -> Floats:
+def norms(values: Floats, columns: Mapping[str, slice]) -> Floats:
     """Return the L2 norm of each head: (inputs, columns) to (inputs, heads)."""
-    return np.stack([np.linalg.norm(values[:, c], axis=1) for c in columns], axis=1)
+    return np.stack([np.linalg.norm(values[:, c], axis=1) for c in columns.values()], axis=1)
 
 
 def share(error: Floats, size: Floats) -> Floats:

@@ -9,7 +9,7 @@ the reference runs with weights that are perturbed at random by one rounding to 
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from npu_parity.backends import network
+from npu_parity.backends import heads, network
 from npu_parity.errors import ParityError
 from npu_parity.numerics import schema
-from npu_parity.numerics.emulation import parts
+from npu_parity.numerics.widening import Widening, wide, widened
 from npu_parity.verdict import settings
 from npu_parity.verdict.recording import ALLOCATIONS, observed, tensors
 from npu_parity.verdict.thresholds import Threshold
@@ -50,8 +49,6 @@ _AGREES, _DIFFERS = 4.0, 8.0
 # A result of the port that is farther away belongs to another operator.
 _UNRELATED = 1e5
 
-_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-_CHECKS = ("_assert", "_record_function", "sym_constrain")
 _Prints = NDArray[np.float64]
 
 
@@ -150,11 +147,11 @@ def _random(inputs: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     """Yield the arguments of runs with random inputs, in float64."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(RANDOM_INPUTS):
-        yield tree_map_only(Tensor, lambda t: _wide(_like(t, generator)), inputs)
+        yield tree_map_only(Tensor, lambda t: wide(_like(t, generator)), inputs)
 
 
 def _row(i: int, t: Tensor) -> Tensor:
-    return _wide(t[i : i + 1] if t.ndim else t)
+    return wide(t[i : i + 1] if t.ndim else t)
 
 
 def _like(t: Tensor, generator: torch.Generator) -> Tensor:
@@ -167,10 +164,6 @@ def _like(t: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(one.shape, generator=generator, dtype=torch.float64)
     noise = noise * wide.std(correction=0) + wide.mean()
     return noise.clamp(wide.min(), wide.max()).to(t.dtype)
-
-
-def _wide(t: Tensor) -> Tensor:
-    return t.detach().to(_WIDER.get(t.dtype, t.dtype), copy=True)
 
 
 def _in_float64(model: nn.Module) -> nn.Module:
@@ -198,7 +191,7 @@ class _Run:
     """The runs of a network on several inputs.
 
     Attributes:
-        outputs: the tensors of each output.
+        outputs: the heads of each output, by name.
         points: what the network executed on the first input.
         ends: the points that computed the outputs.
         fed: whether an output depends on the input.
@@ -214,10 +207,12 @@ def _run(model: nn.Module, samples: Sequence[tuple[Any, ...]]) -> _Run:
     runs = []
     for i, sample in enumerate(samples):
         inputs = tree_map_only(Tensor, Tensor.clone, sample)
-        with observed(model, *inputs) as path, _default_float64(), _seeded():
+        with observed(model, *inputs) as path, _seeded():
             mode = _Float64(path, inputs, noting=not i)
-            with mode:
-                result = tensors(model(*inputs))
+            with widened(mode):
+                found = heads.compared(model, *inputs)
+        # Dictionaries may have another order.
+        result = [t for _, t in sorted(found, key=lambda head: head[0]) if isinstance(t, Tensor)]
         if not result:
             raise ParityError(f"{network.named(model)} returns no tensor")
         if any(t.layout != torch.strided or t.is_nested or t.is_quantized for t in result):
@@ -229,16 +224,6 @@ def _run(model: nn.Module, samples: Sequence[tuple[Any, ...]]) -> _Run:
 
 
 @contextmanager
-def _default_float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
 def _seeded() -> Iterator[None]:
     """Let every run draw the same random numbers."""
     with torch.random.fork_rng(devices=[]):
@@ -246,17 +231,16 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-class _Float64(TorchDispatchMode):
-    """Computes in float64 what asks for float32, and notes what operators computed.
+class _Float64(Widening):
+    """Computes in float64, and notes what operators computed.
 
     Memory that nothing was written to is NaN.
     """
 
     def __init__(self, path: list[str], inputs: tuple[Any, ...], noting: bool):
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
+        super().__init__()
         self.points: list[_Point] = []
         self._path, self._noting = path, noting
-        self._wide: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
         self._made: dict[int, int] = {}  # memory -> the point that wrote to it last
         self._fed = {_memory(t) for t in tensors(inputs)}
 
@@ -268,20 +252,11 @@ class _Float64(TorchDispatchMode):
         """Return whether a tensor depends on the inputs."""
         return _memory(tensor) in self._fed
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def run(
+        self, func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Run one operator with wide operands, and note what it computes."""
         name = func._schema.name.partition("::")[2]
-        if name.startswith(_CHECKS):  # an exported graph asserts float32
-            return func(*args, **kwargs or {}) if "record" in name else None
-        if split := parts(func):
-            with self:
-                return split(*args, **kwargs or {})
-        args, kwargs = tree_map(self._widened, (args, kwargs or {}))
         noted = self._noting and not func.is_view and name not in ALLOCATIONS
         used = tensors((args, kwargs)) if noted else []
         operands = [(_print(t), self.source(t)) for t in used]
@@ -294,17 +269,6 @@ class _Float64(TorchDispatchMode):
             self._fed = self._fed | memory if fed else self._fed - memory
             self._note(func, args, kwargs, operands, tensors(result))
         return result
-
-    def _widened(self, value: Any) -> Any:
-        if isinstance(value, torch.dtype):
-            return _WIDER.get(value, value)
-        if not isinstance(value, Tensor) or value.dtype not in _WIDER:
-            return value
-        # A constant. It keeps its memory alive, and what is written to its copy is read again.
-        key = value.data_ptr(), value.shape, value.stride()
-        if key not in self._wide:
-            self._wide[key] = value, _wide(value)
-        return self._wide[key][1]
 
     def _note(
         self,

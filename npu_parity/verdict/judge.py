@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_parity import evidence
+from npu_parity.backends import heads as outputs
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict import criteria, metrics, questions
@@ -29,7 +30,7 @@ class Case:
         runs: the outputs of the reference, of the prediction and, if measured, of the device.
         promised: the numerics that the device promises.
         names: one name for each input.
-        task: classification, features or digits.
+        task: one of `metrics.TASKS`.
         pretrained: whether the weights are trained; None if unknown.
         program: the result of `program.compare`.
         operators: the result of `kernels.check_operators`; None if question 2 was not asked.
@@ -103,7 +104,7 @@ def judge(case: Case) -> Judgement:
     """
     runs, promised = case.runs, case.promised
     if runs.measured is None:
-        found = metrics.compare(runs.reference, runs.predicted, case.task, runs.heads)
+        found = _compared(case, runs.predicted)
         failure = questions.unusable(runs, case.names, case.repeated)
         evidence_enough = questions.enough_evidence(
             runs, case.task, case.pretrained, notes=case.notes
@@ -111,8 +112,10 @@ def judge(case: Case) -> Judgement:
         answers = (failure, evidence_enough) if failure else (evidence_enough,)
         return Judgement(Verdict(answers), found, None, None)
     nearest = questions.nearest(case.distances)
+    # If outputs cannot be compared, `check_port` does not look at kernels.
+    operators = None if runs.misfit else case.operators
     first = questions.same_program(case.program)
-    second = questions.same_kernels(case.operators, promised, case.probed)
+    second = questions.same_kernels(operators, promised, case.probed)
     # In 16 bits, the envelope is as sharp as a comparison of formats.
     coarse = questions.coarser(nearest, promised) if case.precision == "fp32" else None
     third = questions.same_answer(runs, case.names, coarse, case.repeated)
@@ -120,17 +123,22 @@ def judge(case: Case) -> Judgement:
         runs,
         case.task,
         case.pretrained,
-        case.operators or (),
+        operators or (),
         [answer.question for answer in (first, second) if answer.passed is None],
         case.repeated,
         case.notes,
     )
     compared, explained = {}, None
-    if runs.measured.shape == runs.reference.shape:
-        compared = metrics.compare(runs.reference, runs.measured, case.task, runs.heads)
+    if runs.measured.shape == runs.reference.shape and not runs.misfit:
+        compared = _compared(case, runs.measured)
         if not promised.is_exact or case.precision != "fp32":
             explained = metrics.explained(runs.measured, runs.predicted, runs.reference)
     return Judgement(Verdict((first, second, third, fourth)), compared, explained, nearest)
+
+
+def _compared(case: Case, device: NDArray[Any]) -> dict[str, Any]:
+    runs = case.runs
+    return metrics.compare(runs.reference, device, case.task, runs.heads, runs.shapes)
 
 
 def read_case(
@@ -148,8 +156,8 @@ def read_case(
         system: the folder ``results/SYSTEM``.
         reference: the reference device's name.
         device: the device's name.
-        task: classification, features or digits.
-        heads: widths of the heads, in order.
+        task: one of `metrics.TASKS`.
+        heads: widths of the heads, in order; empty: the reference's own heads, see `heads.widths`.
         run: ``measured`` or ``predicted``.
         hosted: whether the port also ran on the reference's device.
 
@@ -165,17 +173,27 @@ def read_case(
         for name, path in output_files(system, reference, device, run, hosted).items()
     }
     errors = prediction.get("errors")  # an empty list has no columns
+    original = evidence.read_json(system / reference / "measured" / "run.json")
+    shapes = original.get("heads", {"": arrays["reference"].shape[1:]})
+    misfit = ""
+    if measured:
+        theirs = stated.get("heads", shapes)
+        misfit = "" if heads else outputs.mismatch(shapes, theirs)
+        for name in {"measured", "hosted"} & arrays.keys():
+            arrays[name] = outputs.aligned(arrays[name], shapes, theirs)
+    widths, maps = outputs.resolved(shapes, heads, task)
     runs = Runs(
         **arrays,
-        heads=heads or None,
+        heads=widths,
+        shapes=maps,
+        misfit=misfit,
         overflow=prediction.get("overflow"),
         errors=None if errors is None else np.reshape(errors, (-1, arrays["reference"].shape[1])),
         narrow=hosted and _precision(system / device / "hosted" / "run.json") != "fp32",
     )
-    original = evidence.read_json(system / reference / "measured" / "run.json")["repeated"]
-    unrest = Repeated.from_dict(original).again
-    found: dict[str, Any] = {"repeated": Repeated(reference=unrest)}
-    notes = list(inputs["alike"])
+    unrest = original["repeated"]
+    found: dict[str, Any] = {"repeated": Repeated.of_reference(unrest)}
+    notes = [*inputs["alike"], *original.get("notes", ())]
     if measured:
         folder = system / device / run
         numerics = evidence.read_json(folder / "numerics.json")

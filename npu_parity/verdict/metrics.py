@@ -17,10 +17,12 @@ r is the reference, d the device. Metrics cover all inputs and columns, unless s
 - ``top1_match``, ``top5_overlap``, ``top5_same_order``: shares; with fewer than five columns, top-5
   uses all of them
 - ``margin``: the largest value of the reference minus its second largest
+- ``pixel_agreement``: the share of pixels with the same class, of dense maps
+- ``mean_iou``: intersection over union of the pixels of a class on both sides, mean over classes
 - ``distinct_top1``: the number of different top-1 classes of the reference
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from npu_parity.errors import ParityError
 from npu_parity.verdict.thresholds import Threshold
 
-TASKS = ("classification", "features", "digits")
+TASKS = ("classification", "features", "digits", "segmentation")
 DIGITS = ("digit1", "digit2", "digit3", "digit4", "digit5")
 MANY = Threshold(
     32,
@@ -53,11 +55,18 @@ FIGURES = {
     "top5_overlap": "top-5 overlap",
     "top5_same_order": "top-5 in the same order",
     "digits_match": "same answer",
+    "pixel_agreement": "same class of a pixel",
+    "mean_iou": "mean IoU of both sides",
     "margin_min": "smallest top-1 margin of the reference",
     "distinct_top1": "distinct top-1 classes",
 }
 # The metrics that are shares of 1.
-SHARES = frozenset({"top1_match", "top5_overlap", "top5_same_order", "digits_match"})
+SHARES = frozenset(
+    {
+        *("top1_match", "top5_overlap", "top5_same_order", "digits_match"),
+        *("pixel_agreement", "mean_iou"),
+    }
+)
 SYMBOLS = "0123456789_"  # class 10 is blank
 
 Floats = NDArray[np.float64]
@@ -68,16 +77,18 @@ def compare(
     device: ArrayLike,
     task: str = "classification",
     heads: Mapping[str, int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Compare ``device`` with ``reference``.
 
     Args:
         reference, device: floating-point arrays of shape (inputs, columns), normally float32.
         task: ``classification`` (logits; metrics of softmax probabilities are added as ``prob_``),
-            ``features`` (no probabilities) or ``digits`` (classification heads that spell a
-            number).
+            ``features`` (no probabilities), ``digits`` (classification heads that spell a
+            number) or ``segmentation`` (dense maps of scores: the class of each pixel).
         heads: widths of the heads, in order; their sum is the number of columns. Softmax and top-k
             are computed in each head. ``None`` means one head.
+        shapes: shapes of the heads, for ``segmentation``: (classes, height, width).
 
     Returns:
         Metrics over all columns, ``heads`` (the same metrics for each head, if heads are given) and
@@ -104,8 +115,21 @@ def compare(
         raise ParityError("task digits has no heads, expected length and digit1 to digit5")
 
     by_head = columns(heads or {"": reference.shape[1]}, reference.shape[1])
+    if task == "segmentation" and not any(len(s) > 1 for s in (shapes or {}).values()):
+        raise ParityError(
+            "task segmentation: found no dense map in the outputs, expected (inputs, classes, "
+            "height, width)"
+        )
     with np.errstate(all="ignore"):  # values that are not finite become None
         figures, rows = _figures(reference, device, task, list(by_head.values()))
+        if task == "segmentation":
+            maps = {n: s for n, s in (shapes or {}).items() if len(s) > 1}
+            by_map = {
+                n: _pixels(*(places(side[:, by_head[n]], s) for side in (reference, device)))
+                for n, s in maps.items()
+            }
+            for key in ("pixel_agreement", "mean_iou"):
+                figures[key] = _mean([found[key] for found in by_map.values()])
         if heads:
             if task == "digits":
                 figures["digits_match"] = _decode(reference, device, heads, rows)
@@ -113,6 +137,9 @@ def compare(
                 name: _figures(reference[:, c], device[:, c], task, [slice(None)])[0]
                 for name, c in by_head.items()
             }
+            if task == "segmentation":
+                for name, found in by_map.items():
+                    figures["heads"][name] |= found
     figures["per_input"] = [
         dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)
     ]
@@ -170,6 +197,43 @@ def decode_digits(outputs: ArrayLike, heads: Mapping[str, int]) -> list[str]:
         "".join(SYMBOLS[digit] for digit in row[:length])
         for row, length in zip(digits, lengths, strict=True)
     ]
+
+
+def places(outputs: NDArray[Any], shape: Sequence[int] | None) -> NDArray[Any]:
+    """Return the scores of one head as (inputs, places, classes).
+
+    Args:
+        outputs: (inputs, columns).
+        shape: (classes, height, width) of a dense map, whose pixels are the places. Any other head
+            has one place.
+
+    >>> places(np.arange(8).reshape(1, 8), (2, 2, 2)).tolist()
+    [[[0, 4], [1, 5], [2, 6], [3, 7]]]
+    """
+    if shape is None or len(shape) < 2:
+        return outputs[:, None, :]
+    return outputs.reshape(len(outputs), shape[0], -1).swapaxes(1, 2)
+
+
+def pixel_classes(scores: NDArray[Any]) -> NDArray[Any]:
+    """Return the class of each place; scores are (..., classes). A single score has two classes.
+
+    Its sign decides.
+    """
+    found: NDArray[Any] = scores.argmax(-1) if scores.shape[-1] > 1 else scores[..., 0] > 0
+    return found
+
+
+def _pixels(reference: NDArray[Any], device: NDArray[Any]) -> dict[str, float | None]:
+    """Compare the classes of the pixels of both sides; scores are (inputs, places, classes)."""
+    if not (np.isfinite(reference).all() and np.isfinite(device).all()):
+        return {"pixel_agreement": None, "mean_iou": None}
+    r, d = pixel_classes(reference), pixel_classes(device)
+    ious = []
+    for one in np.unique(r):  # classes of the device alone lower the others
+        both, either = ((r == one) & (d == one)).sum(), ((r == one) | (d == one)).sum()
+        ious.append(both / either)
+    return {"pixel_agreement": float((r == d).mean()), "mean_iou": float(np.mean(ious))}
 
 
 def mantissa_bits(values: ArrayLike) -> int:
@@ -241,7 +305,7 @@ def _figures(
     """Return the metrics over all inputs, and one list per metric with its value for each input."""
     r, d = _finite_rows(reference), _finite_rows(device)
     finite = ~np.isnan(r + d).any(axis=1)
-    classifier = task != "features"
+    classifier = task not in ("features", "segmentation")
 
     figures, by_input = _errors(r, d, _ratio(np.abs(d - r), np.abs(r)))
     if classifier:
@@ -383,6 +447,10 @@ def _norm(values: Floats) -> Floats:
 def _ratio(error: ArrayLike, size: ArrayLike) -> Floats:
     """Return error / size, with 0/0 = 0."""
     return np.where(np.equal(error, 0), 0.0, np.divide(error, size))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return None if None in values else float(np.mean(np.array(values, dtype=float)))
 
 
 def _number(value: Any) -> float | None:

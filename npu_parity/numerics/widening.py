@@ -1,0 +1,89 @@
+"""Run a network in float64 although it asks for float32 inside.
+
+A network may write ``x.float()`` or ``torch.zeros(..., dtype=torch.float32)``. In float64, such a
+request would round, or mix two types.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from npu_parity.numerics.emulation import parts
+
+WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+# An exported graph asserts float32. These operators compute nothing.
+_CHECKS = ("_assert", "_record_function", "sym_constrain")
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return a copy in float64 or complex128. Whole numbers stay what they are."""
+    return tensor.detach().to(WIDER.get(tensor.dtype, tensor.dtype), copy=True)
+
+
+class Widening(TorchDispatchMode):
+    """Computes in float64 what asks for float32. Enter it through `widened`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
+        self._constants: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = func._schema.name.partition("::")[2]
+        if name.startswith(_CHECKS):
+            return func(*args, **kwargs or {}) if "record" in name else None
+        if split := parts(func):
+            with self:
+                return split(*args, **kwargs or {})
+        args, kwargs = tree_map(self._widened, (args, kwargs or {}))
+        return self.run(func, args, kwargs)
+
+    def run(
+        self, func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run one operator with wide operands."""
+        return func(*args, **kwargs)
+
+    def _widened(self, value: Any) -> Any:
+        if isinstance(value, torch.dtype):
+            return WIDER.get(value, value)
+        if not isinstance(value, Tensor) or value.dtype not in WIDER:
+            return value
+        # A constant. It keeps its memory alive, and what is written to its copy is read again.
+        key = value.data_ptr(), value.shape, value.stride()
+        if key not in self._constants:
+            self._constants[key] = value, wide(value)
+        return self._constants[key][1]
+
+
+@contextmanager
+def widened(mode: Widening | None = None) -> Iterator[None]:
+    """Run a network in float64 inside. Its weights and inputs must be float64 already.
+
+    >>> with widened():
+    ...     torch.ones(1).float().dtype
+    torch.float64
+    """
+    with float64_by_default(), mode or Widening():
+        yield
+
+
+@contextmanager
+def float64_by_default() -> Iterator[None]:
+    """Make operators that compute floating-point numbers from integers return float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
