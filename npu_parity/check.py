@@ -33,11 +33,11 @@ from npu_parity.verdict.answers import NOT_ASKED, Answer, Program, Verdict
 from npu_parity.verdict.divergence import Step, divergence, first_beyond
 from npu_parity.verdict.envelope import ENVELOPE
 from npu_parity.verdict.judge import Case, Judgement, judge
-from npu_parity.verdict.kernels import check_operators, execute
+from npu_parity.verdict.kernels import check_operator, execute
 from npu_parity.verdict.operators import OperatorResult
 from npu_parity.verdict.program import compare
 from npu_parity.verdict.questions import INPUTS, Repeated, Runs, distances, sizes
-from npu_parity.verdict.recording import Call, record
+from npu_parity.verdict.recording import Call, record, visit
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -266,10 +266,11 @@ class Original:
                 return both
         return [first]
 
-    @cached_property
-    def calls(self) -> list[Call]:
-        """The reference's operators on the chosen inputs, in the device's precision."""
-        return self._recorded(batches.rows(self.inputs, self.chosen))
+    def visit(self, each: Callable[[Call], None]) -> None:
+        """Run the reference on the chosen inputs, in the device's precision; see `visit`."""
+        own, inputs = self.device.precision, batches.rows(self.inputs, self.chosen)
+        with storage(own), applied(self.reference, own, torch.device("cpu")) as running:
+            visit(running, *batches.tensors(inputs), each=each)
 
     def _recorded(self, inputs: Inputs) -> list[Call]:
         own = self.device.precision
@@ -429,8 +430,13 @@ class Original:
     def _operators(self, within: Context) -> list[OperatorResult] | None:
         if 2 not in self.asked:
             return None
-        target, run = self._target(within), _running(within)
-        return check_operators(self.calls, target, run, numerics=self.promised)
+        target, run, results = self._target(within), _running(within), []
+
+        def check(call: Call) -> None:
+            results.append(check_operator(call, target, run, self.promised))
+
+        self.visit(check)
+        return results
 
     def _target(self, within: Context) -> Device:
         """Return the device for ports. A simulated device rounds without switches of torch."""

@@ -46,12 +46,12 @@ rule metrics:
         script=script("metrics"),
         options=program(
             "metrics",
+            lambda wildcards: ["--hosted"] * has_port(wildcards),
             reference=config["reference"],
             device=lambda wildcards: wildcards.device,
             run=lambda wildcards: wildcards.run,
             task=setting("task"),
             heads=setting("heads"),
-            hosted=has_port,
             then=lambda wildcards: [in_system()(wildcards)],
         ),
     shell:

@@ -15,16 +15,16 @@ def main(
     device: Annotated[str, typer.Option(help="name of the device")],
     run: Annotated[Literal["measured", "predicted"], typer.Option()],
     output: Annotated[Path, typer.Option(help="metrics.json")],
-    task: Annotated[str, typer.Option(help="one of metrics.TASKS")] = ("classification"),
-    hosted: Annotated[str, typer.Option(help="true: the port also ran on the CPU")] = "false",
+    task: Annotated[str, typer.Option(help="one of metrics.TASKS")] = "classification",
+    hosted: Annotated[bool, typer.Option("--hosted", help="the port also ran on the CPU")] = False,
     heads: Annotated[dict, typer.Option(parser=cli.mapping, help="name: columns; {}: its own")] = (
         "{}"
     ),
 ) -> None:
     """Write every metric, the published criteria and the verdict of a run of SYSTEM."""
-    case = read_case(system, reference, device, task, heads, run, hosted == "true")
+    case = read_case(system, reference, device, task, heads, run, hosted)
     stated = evidence.read_json(system / device / run / "run.json")
-    paths = output_files(system, reference, device, run, hosted == "true")
+    paths = output_files(system, reference, device, run, hosted)
     evidence.write_sidecar(
         output,
         {

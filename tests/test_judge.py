@@ -202,7 +202,7 @@ def from_files(scripts, folder, name, precision):
         folder, inputs, place / "outputs.npy", place / "numerics.json", device=device
     )
     output = place / "metrics.json"
-    hosted = json.dumps(precision != "fp32")
+    hosted = precision != "fp32"
     scripts["metrics"](folder, "cpu", precision, "measured", output, hosted=hosted, heads={})
     return json.loads(output.read_text())
 

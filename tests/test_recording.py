@@ -1,11 +1,15 @@
+import weakref
+
 import pytest
 import timm
 import torch
 from torch import nn
 
 from npu_parity.errors import ParityError
+from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict.kernels import execute
-from npu_parity.verdict.recording import record, tensors
+from npu_parity.verdict.recording import record, tensors, visit
 
 
 class InPlace(nn.Module):
@@ -81,6 +85,31 @@ def test_operands_are_as_they_were_before_something_wrote_to_them():
     assert relu.result.tolist() == [0, 2]
     assert add.args[0].tolist() == [2] and add.args[1].tolist() == [0]
     assert add.result.tolist() == [2]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_visit_sees_the_recorded_calls_one_at_a_time(name):
+    build, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model, x = build(), torch.randn(shape)
+    recorded, alive, seen = record(model, x), weakref.WeakSet(), []
+
+    def each(call):
+        alive.add(call)
+        assert len(alive) <= 2
+        found = tensors(execute(call, torch.device("cpu")))
+        assert all(map(same_bits, found, tensors(call.result)))
+        seen.append((call.index, call.module, call.operator, call.first.shape))
+
+    visit(model, x, each=each)
+    assert seen == [(c.index, c.module, c.operator, c.first.shape) for c in recorded]
+
+
+def test_a_visitor_runs_outside_of_the_emulation():
+    x, found = torch.tensor([[1 + 2.0**-20]]), []
+    with emulate(Numerics(matmul="hf32")):
+        visit(nn.Linear(1, 1), x, each=lambda call: found.append(x @ torch.ones(1, 1)))
+    assert found and all(torch.equal(f, x) for f in found)
 
 
 def test_calls_outlive_changes_of_the_network():

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,14 +145,11 @@ def outdated(
             It returns the hash of the program's code and its options now. It returns None if the
             configuration does not ask for this result.
     """
-    others = dict(made_from_others(results))
+    entries = _entries(results)
+    others = dict(_made_from_others(results, entries))
     for folder in folders(results):
-        entries = _readable(folder)
-        unknown: dict[str, Entry] = {path.name: {} for path in folder.iterdir() if path.is_file()}
-        for name, entry in {**unknown, **entries}.items():
-            path = folder / name
-            if not path.is_file() or not holds(path):
-                continue
+        for path in sorted(p for p in folder.iterdir() if p.is_file() and holds(p)):
+            entry = entries.get(path, {})
             asked = expected(entry.get("program", ""), _names(path.relative_to(results)))
             if not entry:
                 yield path, "it is in no manifest"
@@ -184,7 +181,10 @@ def summary(outdated: Mapping[Path, str]) -> Iterator[str]:
 
 def made_from_others(results: Path) -> Iterator[tuple[Path, str]]:
     """Yield each result that was made from another version of a result, and that result's name."""
-    entries = {f / name: e for f in folders(results) for name, e in _readable(f).items()}
+    yield from _made_from_others(results, _entries(results))
+
+
+def _made_from_others(results: Path, entries: dict[Path, Entry]) -> Iterator[tuple[Path, str]]:
     hashes = {
         f"{ROOM}/{path.relative_to(results).as_posix()}": entry["sha256"]
         for path, entry in entries.items()
@@ -196,12 +196,13 @@ def made_from_others(results: Path) -> Iterator[tuple[Path, str]]:
                 break
 
 
-def _readable(folder: Path) -> dict[str, Entry]:
-    """Return the entries of a manifest; nothing if it was changed."""
-    try:
-        return read(folder)
-    except ParityError:
-        return {}
+def _entries(results: Path) -> dict[Path, Entry]:
+    """Return the entries of all folders by path. A manifest that was changed has none."""
+    found: dict[Path, Entry] = {}
+    for folder in folders(results):
+        with suppress(ParityError):
+            found |= {folder / name: entry for name, entry in read(folder).items()}
+    return found
 
 
 def _names(path: Path) -> dict[str, str]:

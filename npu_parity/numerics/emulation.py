@@ -9,7 +9,6 @@ emulation does the same::
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
 from npu_parity.numerics.rounding import NARROW, round_to
+from npu_parity.numerics.schema import is_composite
 
 aten = torch.ops.aten
 
@@ -43,15 +43,6 @@ _FUSED = {
     aten._transformer_encoder_layer_fwd,
     aten.conv_tbc,
 }
-
-
-@cache
-def is_composite(func: torch._ops.OpOverload) -> bool:
-    """Return whether an operator consists of other operators on every backend.
-
-    Inference mode does not split such an operator.
-    """
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 def parts(func: torch._ops.OpOverload) -> Callable[..., Any] | None:

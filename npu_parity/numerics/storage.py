@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from npu_parity.numerics.emulation import attention_apart, is_composite
+from npu_parity.numerics.emulation import attention_apart
 from npu_parity.numerics.rounding import NARROW
+from npu_parity.numerics.schema import is_composite, written
 
 aten = torch.ops.aten
 
@@ -63,7 +64,7 @@ class Storage(TorchDispatchMode):
         wide_args, wide_kwargs = tree_unflatten(wide, structure)
         results, nesting = tree_flatten(func(*wide_args, **wide_kwargs))
         operands = {id(w): value for w, value in zip(wide, given, strict=True)}
-        for w in _written(func, wide_args, wide_kwargs):
+        for w in written(func, wide_args, wide_kwargs):
             if is_narrow(original := operands[id(w)]):
                 original.copy_(w)
                 self._watch(w, original, func)
@@ -108,16 +109,6 @@ def _widened(value: Any) -> Any:
     if is_narrow(value):
         return value.float()
     return torch.float32 if isinstance(value, torch.dtype) and value in _NARROW else value
-
-
-def _written(
-    func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[Any]:
-    """Return the operands that an operator writes to, according to its schema."""
-    arguments = func._schema.arguments
-    given = dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
-    names = [a.name for a in arguments if a.alias_info and a.alias_info.is_write]
-    return [v for v in tree_leaves([given.get(name) for name in names]) if isinstance(v, Tensor)]
 
 
 def _dtype(func: torch._ops.OpOverload, given: list[Any], kwargs: dict[str, Any]) -> torch.dtype:

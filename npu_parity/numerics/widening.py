@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from npu_parity.numerics.emulation import is_composite
+from npu_parity.numerics.emulation import parts
 
 WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 # An exported graph asserts float32. These operators compute nothing.
@@ -42,9 +42,9 @@ class Widening(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         if name.startswith(_CHECKS):
             return func(*args, **kwargs or {}) if "record" in name else None
-        if is_composite(func):
+        if split := parts(func):
             with self:
-                return func.decompose(*args, **kwargs or {})
+                return split(*args, **kwargs or {})
         args, kwargs = tree_map(self._widened, (args, kwargs or {}))
         return self.run(func, args, kwargs)
 
@@ -74,10 +74,16 @@ def widened(mode: Widening | None = None) -> Iterator[None]:
     ...     torch.ones(1).float().dtype
     torch.float64
     """
+    with float64_by_default(), mode or Widening():
+        yield
+
+
+@contextmanager
+def float64_by_default() -> Iterator[None]:
+    """Make operators that compute floating-point numbers from integers return float64."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with mode or Widening():
-            yield
+        yield
     finally:
         torch.set_default_dtype(before)

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map_only
 
 from npu_parity.backends import heads, network
 from npu_parity.errors import ParityError
+from npu_parity.numerics import schema
 from npu_parity.numerics.widening import Widening, wide, widened
 from npu_parity.verdict import settings
 from npu_parity.verdict.recording import ALLOCATIONS, observed, tensors
@@ -277,9 +278,7 @@ class _Float64(Widening):
         operands: list[tuple[_Prints, int | None]],
         results: list[Tensor],
     ) -> None:
-        schema = func._schema.arguments
-        given = {**dict(zip((a.name for a in schema), args, strict=False)), **kwargs}
-        given = {a.name: given.get(a.name, a.default_value) for a in schema}
+        given = schema.arguments(func, args, kwargs)
         name = settings.name(func)
         normal = settings.normal(name, given, results[0] if results else None)
         scalars = {n: v for n, v in normal.items() if not tensors(v)}

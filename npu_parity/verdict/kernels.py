@@ -67,9 +67,18 @@ def check_operators(
     Raises:
         ParityError: the device is not available.
     """
-    numerics = numerics or device.numerics
+    return [check_operator(call, device, run, numerics) for call in calls]
+
+
+def check_operator(
+    call: Call,
+    device: Device,
+    run: Callable[[Call, torch.device], Any] = execute,
+    numerics: Numerics | None = None,
+) -> OperatorResult:
+    """Check one operator; see `check_operators`."""
     with device.configured() as target:
-        return [_checked(call, numerics, partial(run, call, target)) for call in calls]
+        return _checked(call, numerics or device.numerics, partial(run, call, target))
 
 
 _Pairs = list[tuple[Expected, Tensor]]

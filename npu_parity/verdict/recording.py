@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from npu_parity.backends import network
+from npu_parity.numerics import schema
 from npu_parity.numerics.emulation import attention_apart, parts
 
 # These operators compute nothing. The values in new memory differ from run to run.
@@ -61,9 +62,7 @@ class Call:
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """All arguments by name, in the order of the schema, including defaults."""
-        schema = self.func._schema.arguments
-        given = {**dict(zip((a.name for a in schema), self.args, strict=False)), **self.kwargs}
-        return {a.name: given.get(a.name, a.default_value) for a in schema}
+        return schema.arguments(self.func, self.args, self.kwargs)
 
 
 def tensors(values: Any) -> list[Tensor]:
@@ -97,6 +96,20 @@ def record(model: nn.Module, *inputs: Any, evaluating: bool = True) -> list[Call
     return calls
 
 
+def visit(model: nn.Module, *inputs: Any, each: Callable[[Call], None]) -> None:
+    """Run a network like `record`, and call ``each(call)`` after every executed operator.
+
+    No call is kept, so that memory does not grow with the number of layers. A call's tensors are
+    valid until `each` returns.
+
+    >>> visit(nn.ReLU(), torch.ones(2), each=lambda call: print(call.name))
+    relu
+    """
+    inputs = tree_map_only(Tensor, Tensor.clone, inputs)
+    with observed(model, *inputs) as path, _Visitor(path, each):
+        model(*inputs)
+
+
 @contextmanager
 def observed(model: nn.Module, *inputs: Any, evaluating: bool = True) -> Iterator[list[str]]:
     """Prepare a network for a run inside a dispatch mode; see `record`.
@@ -122,12 +135,12 @@ def observed(model: nn.Module, *inputs: Any, evaluating: bool = True) -> Iterato
         yield path
 
 
-class _Recorder(TorchDispatchMode):
-    def __init__(self, path: list[str]):
+class _Visitor(TorchDispatchMode):
+    """Hands every executed operator to a function, which runs outside of all dispatch modes."""
+
+    def __init__(self, path: list[str], each: Callable[[Call], None]):
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
-        self.calls: list[Call] = []
-        self._path = path
-        self._users: dict[int, set[int]] = defaultdict(set)  # memory -> calls that refer to it
+        self._path, self._each, self._count = path, each, 0
 
     def __torch_dispatch__(
         self,
@@ -142,23 +155,22 @@ class _Recorder(TorchDispatchMode):
                 return split(*args, **kwargs)
         # Module.to() replaces the memory of a Parameter. A detached tensor keeps its memory.
         operands = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
-        for tensor in _written(func, args, kwargs):
+        for tensor in schema.written(func, args, kwargs):
             operands = tree_map_only(Tensor, self._set_aside(tensor), operands)
         result = func(*args, **kwargs)
         if func.overloadpacket.__name__ in ALLOCATIONS:
             result.zero_()
         else:
             kept = tree_map_only(Tensor, Tensor.detach, result)
-            module = self._path[-1]
             held, named = operands
-            call = Call(len(self.calls), module, str(func), func, held, named, kept)
-            for tensor in tensors((operands, kept)):
-                self._users[_memory(tensor)].add(call.index)
-            self.calls.append(call)
+            call = Call(self._count, self._path[-1], str(func), func, held, named, kept)
+            self._count += 1
+            with _disable_current_modes():
+                self._each(call)
         return result
 
     def _set_aside(self, tensor: Tensor) -> Callable[[Tensor], Tensor]:
-        """Copy memory before an operator writes to it, and make earlier calls use the copy.
+        """Copy memory before an operator writes to it.
 
         Returns a function that maps a tensor in this memory to the same tensor in the copy.
         """
@@ -170,7 +182,26 @@ class _Recorder(TorchDispatchMode):
                 return x
             return x.new_empty(0).set_(copy, x.storage_offset(), x.size(), x.stride())
 
-        for i in self._users.pop(memory, ()):
+        return moved
+
+
+class _Recorder(_Visitor):
+    """Keeps every executed operator."""
+
+    def __init__(self, path: list[str]):
+        super().__init__(path, self._keep)
+        self.calls: list[Call] = []
+        self._users: dict[int, set[int]] = defaultdict(set)  # memory -> calls that refer to it
+
+    def _keep(self, call: Call) -> None:
+        for tensor in tensors((call.args, call.kwargs, call.result)):
+            self._users[_memory(tensor)].add(call.index)
+        self.calls.append(call)
+
+    def _set_aside(self, tensor: Tensor) -> Callable[[Tensor], Tensor]:
+        """Make earlier calls use the copy, too."""
+        moved = super()._set_aside(tensor)
+        for i in self._users.pop(_memory(tensor), ()):
             call = self.calls[i]
             held = tree_map_only(Tensor, moved, (call.args, call.kwargs, call.result))
             self.calls[i] = replace(call, args=held[0], kwargs=held[1], result=held[2])
@@ -179,18 +210,6 @@ class _Recorder(TorchDispatchMode):
 
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def _written(
-    func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[Tensor]:
-    """Return the operands that an operator writes to, according to its schema."""
-    schema = func._schema
-    if not schema.is_mutable:
-        return []
-    names = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
-    given = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **kwargs}
-    return tensors([given.get(name) for name in names])
 
 
 @contextmanager

@@ -4,8 +4,7 @@ A rule's docstring starts with its bound: y is the exact result, x the first ope
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
 from npu_parity.numerics.formats import Numerics
+from npu_parity.numerics.widening import float64_by_default
 from npu_parity.verdict.bounds.arithmetic import TINY
 from npu_parity.verdict.recording import Call
 
@@ -76,7 +76,7 @@ class Operator:
             arguments = tree_map_only(Tensor, Tensor.clone, arguments)
         if not self._exact:
             return self.func(**arguments)
-        with _float64_results():
+        with float64_by_default():
             return self.func(**arguments)
 
     def magnitude(self, **changed: Any) -> Any:
@@ -95,17 +95,6 @@ def subnormal(x: Tensor) -> Tensor:
     if x.dtype != torch.float32:
         return torch.zeros((), dtype=torch.bool)
     return (x.abs() < TINY) & (x != 0)
-
-
-@contextmanager
-def _float64_results() -> Iterator[None]:
-    """Make operators that compute floating-point numbers from integers return float64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 Rule = Callable[[Operator, Any], Tensor | tuple[Tensor, ...] | None]

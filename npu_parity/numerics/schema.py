@@ -1,0 +1,39 @@
+"""What torch states about an operator: its arguments by name, what it writes to, its parts."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+
+@cache
+def is_composite(func: torch._ops.OpOverload) -> bool:
+    """Return whether an operator consists of other operators on every backend.
+
+    Inference mode does not split such an operator.
+    """
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+def arguments(
+    func: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all arguments of a call by name, in the order of the schema, including defaults."""
+    schema = func._schema.arguments
+    given = {**dict(zip((a.name for a in schema), args, strict=False)), **kwargs}
+    return {a.name: given.get(a.name, a.default_value) for a in schema}
+
+
+def written(
+    func: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> list[Tensor]:
+    """Return the tensors that a call writes to."""
+    if not func._schema.is_mutable:
+        return []
+    given = arguments(func, args, kwargs)
+    marked = (a.name for a in func._schema.arguments if a.alias_info and a.alias_info.is_write)
+    leaves = tree_leaves([given[name] for name in marked])
+    return [value for value in leaves if isinstance(value, Tensor)]
