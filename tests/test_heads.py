@@ -479,7 +479,11 @@ def test_a_head_that_differs_between_runs_does_not_drown():
     shapes = {"scores": (2,), "boxes": (2,)}
     first = outputs.Outputs(np.array([[1, 1, 1e6, 1e6]], np.float32), shapes)
     again = outputs.Outputs(np.array([[1, 2, 1e6, 1e6]], np.float32), shapes)
-    assert outputs._difference(first, again) == pytest.approx(1 / 2**0.5)
+    assert outputs._difference(first, again) == pytest.approx(1 / 5**0.5)
+    nothing = outputs.Outputs(np.zeros((1, 4), np.float32), shapes)
+    assert outputs._difference(nothing, again) == 1 and not outputs._difference(nothing, nothing)
+    broken = outputs.Outputs(np.array([[1, 2, np.nan, 1]], np.float32), shapes)
+    assert outputs._difference(first, broken) is None
 
 
 # --- Names and shapes

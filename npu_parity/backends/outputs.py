@@ -214,7 +214,10 @@ def repeated(
 
 
 def _difference(first: Outputs, again: Outputs) -> float | None:
-    """Return the largest relative L2 error over rows and heads; None if it is not finite."""
+    """Return the largest relative L2 error over rows and heads; None if it is not finite.
+
+    It is a share of the larger of both runs.
+    """
     if first.shapes != again.shapes:
         return None
     if first.array.tobytes() == again.array.tobytes():
@@ -222,7 +225,9 @@ def _difference(first: Outputs, again: Outputs) -> float | None:
     shares = []
     with np.errstate(all="ignore"):
         for a, b in zip(first.by_head(), again.by_head(), strict=True):
-            size, error = np.linalg.norm(a, axis=1), np.linalg.norm(b - a, axis=1)
+            # A head may underflow to zero in one of the runs.
+            size = np.maximum(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+            error = np.linalg.norm(b - a, axis=1)
             shares.append(np.where(error == 0, 0.0, error / size).max())
     return float(max(shares)) if np.isfinite(shares).all() else None
 
