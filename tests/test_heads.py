@@ -387,7 +387,7 @@ def test_a_port_that_is_no_network_is_one_line():
 
 def test_outputs_are_looked_at_before_the_expensive_questions(monkeypatch):
     monkeypatch.setattr("npu_parity.check.compare", lambda *_: pytest.fail("question 1 was asked"))
-    monkeypatch.setattr("npu_parity.check.check_operators", lambda *_, **__: pytest.fail("and 2"))
+    monkeypatch.setattr("npu_parity.check.check_operator", lambda *_, **__: pytest.fail("and 2"))
     wrong = Net()
     wrong.forward = lambda x: Net.forward(wrong, x)["scores"].argmax(1)
     with pytest.raises(ParityError, match="returned whole numbers"):
