@@ -29,7 +29,11 @@ RESULTS, DOCS = HERE / "zoo.csv", HERE.parent / "docs" / "zoo.md"
 COLUMNS = ("network", "kind", "outcome", "detail", "passes", "memory", "without_bound")
 FORMATS = ("hf32", "tf32", "fp16", "bf16")
 SIDES = (64, 96, 128, 160, 224, 256, 288, 336)  # pixels; the first that a network accepts
+CLIPS = ((8, 64, 64), (16, 112, 112), (16, 224, 224))  # frames, height, width of a video
 SECONDS = 600  # for one network
+# Parts of the names in torchvision.
+DETECTORS = ("rcnn", "retinanet", "ssd", "fcos")
+MAPS = ("deeplabv3", "lraspp", "fcn_")
 
 
 def networks() -> list[str]:
@@ -63,8 +67,23 @@ def networks() -> list[str]:
 
 
 def _arguments(name: str) -> dict[str, Any]:
-    parts = ("rcnn", "retinanet", "ssd", "fcos", "deeplab", "lraspp", "fcn")
-    return {"weights_backbone": None} if any(part in name for part in parts) else {}
+    """Return arguments that keep a network of torchvision small and without weights."""
+    detector = _is(name, DETECTORS)
+    found: dict[str, Any] = {"weights_backbone": None} if detector or _is(name, MAPS) else {}
+    if detector and "ssd" not in name:  # an SSD has one size
+        found |= {"min_size": SIDES[0], "max_size": SIDES[1]}
+    return found
+
+
+def _is(name: str, parts: tuple[str, ...]) -> bool:
+    return any(part in name for part in parts)
+
+
+def task(name: str) -> str:
+    """Return the kind of a network's outputs."""
+    if _is(name, DETECTORS):
+        return "features"
+    return "segmentation" if _is(name, MAPS) else "classification"
 
 
 def build(name: str) -> nn.Module:
@@ -81,9 +100,9 @@ def build(name: str) -> nn.Module:
 
 
 def example(model: nn.Module) -> torch.Tensor:
-    """Return two inputs of the smallest size that the network accepts."""
+    """Return two inputs of the smallest size that the network accepts: images, or a video."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 3, side, side) for side in SIDES] + [(2, 3, 16, 112, 112)]
+    shapes = [(2, 3, side, side) for side in SIDES] + [(2, 3, *clip) for clip in CLIPS]
     for shape in shapes:
         x = torch.randn(shape, generator=generator)
         with torch.no_grad():
@@ -128,7 +147,7 @@ def check(name: str) -> list[dict[str, Any]]:
             }
         start = time.perf_counter()
         try:
-            report = Original(model, inputs, **options).check(port, batch=batch)
+            report = Original(model, inputs, task=task(name), **options).check(port, batch=batch)
         except ParityError as error:
             outcome, detail, missing = "one line", str(error), ""
         except Exception as error:

@@ -198,6 +198,11 @@ class Original:
         """The reference's outputs."""
         return outputs.measure_repeatedly(self.reference, self.inputs, Device("cpu"))[0]
 
+    @property
+    def shapes(self) -> heads.Shapes:
+        """The shape of each head of the reference, see `heads.columns`."""
+        return self._reference.shapes
+
     def _unrest(self, sizes: Sequence[int]) -> dict[str, Any]:
         """Return how far further runs of the reference differ, see `outputs.repeated`."""
         key = tuple(sizes)
@@ -373,7 +378,7 @@ class Original:
         theirs = self.inputs if ported_inputs is None else batches.given(ported_inputs, ported)
         name = network.named(ported)
         # Outputs that cannot be compared are an error before anything runs long.
-        runs, shapes = self.runs, self._reference.shapes
+        runs, shapes = self.runs, self.shapes
         hosted, notes = self._hosted(ported, theirs, within)
         device = self._target(within)
         with network.guarded(name), device.configured() as target, within():

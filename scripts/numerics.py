@@ -17,6 +17,7 @@ def main(
     threads: cli.Threads = 1,
 ) -> None:
     """Write the distance of each format's prediction from the outputs, and the probe's result."""
+    from npu_parity.backends import heads
     from npu_parity.check import Original
     from npu_parity.sources import checkpoints
     from npu_parity.verdict.questions import nearest
@@ -28,7 +29,7 @@ def main(
     original = Original(checkpoints.load(weights_folder), array, device)
     with device.configured() as target:
         probed = original.probe(target)
-    found = original.distances(measured)
+    found = original.distances(heads.aligned(measured, original.shapes, sidecar["heads"]))
     evidence.write_sidecar(output, {"found": nearest(found), "distances": found, "probe": probed})
 
 

@@ -104,6 +104,30 @@ def one_class_more(self, x):
 @port
 def rolled(self, x):
     return self.head(self.features(x)).roll(1, 1)
+
+
+@port
+def heads(self, x):
+    x = self.features(x)
+    return {"scores": self.head(x), "features": 300 * x}
+
+
+@port
+def other_order(self, x):
+    x = self.features(x)
+    return {"features": 300 * x, "scores": self.head(x)}
+
+
+@port
+def one_head_moved(self, x):
+    x = self.features(x)
+    return {"scores": self.head(x) * (1 + 2e-5), "features": 300 * x}
+
+
+@port
+def other_names(self, x):
+    x = self.features(x)
+    return {"scores": self.head(x), "pooled": 300 * x}
 """
 PORTS = {  # the question that fails, 0 where none does
     "clean": 0,
@@ -136,20 +160,22 @@ def scripts():
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory, scripts):
+    return prepared(tmp_path_factory.mktemp("judge"), scripts, "clean", {p for _, p in VERDICTS})
+
+
+def prepared(place, scripts, name, precisions):
     """A system as the rules leave it, with the reference's outputs and a prediction."""
-    place = tmp_path_factory.mktemp("judge")
     (place / "net.py").write_text(NETWORK)
     folder = place / "results" / "net"
-    network = f"{place}/net.py:clean"
+    network = f"{place}/net.py:{name}"
     settings = {"resize": 40, "crop": 32}
     scripts["weights"](["seed:1"], network, folder / "weights.safetensors", {}, settings, {})
     inputs = folder / "inputs.npy"
     scripts["inputs"](["skimage:chelsea", "random:3"], network, inputs, settings)
     run(scripts, folder, "cpu/measured", "measured", also=[2])
     run(scripts, folder, "cpu/exact", "exact")
-    for _, precision in VERDICTS:
-        if not (folder / precision).exists():
-            run(scripts, folder, f"{precision}/predicted", "predicted", precision)
+    for precision in precisions:
+        run(scripts, folder, f"{precision}/predicted", "predicted", precision)
     return folder
 
 
@@ -183,6 +209,36 @@ def from_files(scripts, folder, name, precision):
 
 @pytest.mark.parametrize(("name", "precision"), VERDICTS)
 def test_files_and_memory_have_one_verdict(name, precision, system, scripts):
+    check_files_and_memory(scripts, system, name, precision, VERDICTS[name, precision])
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory, scripts):
+    """A system whose outputs have two heads."""
+    return prepared(tmp_path_factory.mktemp("heads"), scripts, "heads", {"fp32"})
+
+
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [("heads", 0), ("other_order", 0), ("one_head_moved", 1), ("other_names", 3)],
+)
+def test_heads_of_files_and_of_memory_are_the_same(name, question, several, scripts):
+    written = check_files_and_memory(scripts, several, name, "fp32", question)
+    stated = json.loads((several / "cpu/measured/run.json").read_text())
+    assert stated["heads"] == {"scores": [10], "features": [16]}
+    third = written["questions"][2]["findings"]
+    if name == "one_head_moved":
+        assert " of head scores where float32 allows" in third[0]
+    if name == "other_names":
+        assert third == [
+            "outputs are scores (10,), pooled (16,), expected scores (10,), features (16,)"
+        ]
+    else:
+        assert set(written["heads"]) == {"scores", "features"}
+
+
+def check_files_and_memory(scripts, system, name, precision, question):
+    """Check that both ways give the same verdict, and return metrics.json."""
     written = from_files(scripts, system, name, precision)
     report = check_port(
         checkpoints.load(system),
@@ -194,13 +250,14 @@ def test_files_and_memory_have_one_verdict(name, precision, system, scripts):
     )
     told = json.loads(json.dumps(report.judgement.to_dict()))
     assert told["verdict_line"] == str(report.verdict)
-    assert (told["failed_question"] or 0) == VERDICTS[name, precision]
+    assert (told["failed_question"] or 0) == question
     assert written["precision"] == precision
     assert {key: written[key] for key in told} == told
     assert set(written) - set(told) == {
         *("run", "reference", "task", "head_widths", "backend", "numerics", "precision"),
         *("sha256", "versions", "code"),
     }
+    return written
 
 
 # The judge itself
