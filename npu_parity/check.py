@@ -348,7 +348,7 @@ class Original:
         with emulate(self.promised):
             predicted = self._recorded(own)
         measured = []
-        if ported is not None:
+        if ported is not None and not network.quantised(ported):
             theirs = self.inputs if ported_inputs is None else ported_inputs
             name = network.named(ported)
             device = self._target(within)
@@ -371,7 +371,7 @@ class Original:
     ) -> Report:
         """Ask the four questions about a port. The arguments are the same as in `check_port`."""
         within = kernels or self.kernels or contextlib.nullcontext
-        network.expect_ready(ported)
+        network.expect_ready(ported, floating=False)
         for size in (batch, *batch_sizes):
             if size < 1:
                 raise ParityError(f"batch: found {size}, expected at least 1")

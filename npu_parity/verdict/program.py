@@ -69,6 +69,8 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Program:
         tensors with another name, shape or type, training mode, operators, settings, values of
         tensors.
     """
+    if reason := network.quantised(ported):
+        return Program(False, "", (reason,))
     reference, ported = _on_cpu(reference), _on_cpu(ported)
     one = tree_map_only(Tensor, lambda t: t[:1] if t.ndim else t, inputs)
     structure, values = dict(_structure(reference, ported)), dict(_values(reference, ported))
