@@ -135,7 +135,7 @@ class Original:
             operators run inside it.
 
     Raises:
-        ParityError: no inputs, another number of names, unknown numerics, or a reference in training mode or with lazy
+        ParityError: no inputs, unknown numerics, or a reference in training mode or with lazy
             modules.
 
     >>> original = Original(nn.Linear(4, 3).eval(), torch.eye(4))
@@ -166,11 +166,6 @@ class Original:
         self.asked = self.device.implementation.questions
         self.task, self.heads, self.pretrained = task, heads, pretrained
         self.names = list(names or map(str, range(len(self.inputs))))
-        if len(self.names) != len(self.inputs):
-            raise ParityError(
-                f"names: found {len(self.names)}, expected one for each of the "
-                f"{len(self.inputs)} inputs"
-            )
         self.kernels = kernels
 
     @cached_property

@@ -220,7 +220,8 @@ class Tiny(nn.Module):
         x = self.features(x)
         x = x + self.block(x)
         tokens = x.flatten(2).transpose(1, 2)
-        tokens = tokens + F.scaled_dot_product_attention(*self.qkv(tokens).chunk(3, -1))
+        q, k, v = self.qkv(tokens).chunk(3, -1)
+        tokens = tokens + F.scaled_dot_product_attention(q, k, v)
         return self.head(self.mlp(tokens).mean(1))
 
 
@@ -285,9 +286,7 @@ def test_question_that_catches_a_fault(tiny, name, question):
 
 
 def test_names_shorter_than_inputs_are_one_line(tiny):
-    with pytest.raises(
-        ParityError, match=r"^names: found 1, expected one for each of the 3 inputs$"
-    ):
+    with pytest.raises(ParityError, match=r"^names: found 1, expected one for each of the 3"):
         check_port(tiny.model, catalogue.identity(tiny).model, tiny.inputs, names=["cat"])
 
 
