@@ -21,6 +21,7 @@ import gates  # noqa: E402
 import page  # noqa: E402
 import run  # noqa: E402
 import systems  # noqa: E402
+from rewritings import NotApplicable  # noqa: E402
 
 RESULTS = json.loads(run.RESULTS.read_text()) if run.RESULTS.exists() else {"records": []}
 RECORDS = RESULTS["records"]
@@ -314,6 +315,14 @@ def test_fault_that_does_not_apply(tiny):
     (record,) = run.judge(tiny, case)
     assert record["gate"] is record["caught"] is record["bitwise_equal"] is None
     assert record["detail"].startswith("not applicable: ")
+
+
+def test_slow_cases_run_on_small_networks(tiny):
+    (case,) = (c for c in catalogue.CASES if c.name == "port adds noise")
+    large = nn.Linear(4000, 4000)
+    assert isinstance(case.port(tiny), catalogue.Port)
+    with pytest.raises(NotApplicable, match="too large"):
+        case.port(catalogue.System("large", large, tiny.images, tiny.settings))
 
 
 def test_port_that_raises_is_caught_by_all(tiny):

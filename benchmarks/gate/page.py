@@ -29,6 +29,8 @@ def document(results: Results) -> str:
     headings = [g.removeprefix("criterion ") for g in ALL]
     return PAGE.format(
         version=results["version"],
+        slow=", ".join(catalogue.SLOW),
+        small=catalogue.SMALL // 10**6,
         faults=sum(c.kind == "fault" for c in CASES),
         variations=sum(c.kind == "clean" for c in CASES),
         systems=_table([_about(n) for n in names], ["System", "Architecture", "Weights"]),
@@ -158,7 +160,7 @@ promises. Some cases are ports to this CPU itself, or to a device that promises 
 The program does not show faults of kernels (an operator computes a wrong result) and faults of the
 host. Some cases change the reference, too: it has state or randomness, or its operands need few
 bits. All gates get the same outputs. npu-parity also gets the port. The verdict is that of version
-{version}.
+{version}. Cases of the kinds {slow} run on networks of at most {small} million parameters.
 
 A gate catches a fault if it does not pass. A fault does not count on a system if every bit of the
 outputs stays the same. There remain {pairs} pairs of fault and system, and {clean_pairs} pairs of

@@ -39,7 +39,7 @@ def judge(system: System, case: Case) -> list[Record]:
     """Return one record for each gate, or a single record if the case does not apply."""
     about = {"system": system.name, "fault": case.name, "kind": case.kind}
     try:
-        port = case.make(system)
+        port = case.port(system)
     except NotApplicable as reason:
         nothing = {"gate": None, "caught": None, "bitwise_equal": None}
         return [about | nothing | {"detail": f"not applicable: {reason}"}]
