@@ -66,7 +66,9 @@ variation("autocast turned off")(
 variation("with a profiler's marks")(
     inside(functools.partial(torch.profiler.record_function, "port"))
 )
-variation("anomaly detection turned off")(inside(functools.partial(torch.autograd.set_detect_anomaly, False)))
+variation("anomaly detection turned off")(
+    inside(functools.partial(torch.autograd.set_detect_anomaly, False))
+)
 
 
 def one_by_one(net: nn.Module, x: Tensor) -> Tensor:
