@@ -256,7 +256,7 @@ def _settings(reference: nn.Module, ported: nn.Module, convolutions: bool) -> Fo
         for name in sorted(declared - _IDLE_SETTINGS):
             if not (hasattr(other, name) and hasattr(module, name)):
                 continue
-            a, b = getattr(other, name), getattr(module, name)
+            a, b = settings.of_layer(other, name), settings.of_layer(module, name)
             if not settings.same(a, b):
                 kind = type(module).__name__
                 what = f"{kind} {name} {b} where the reference has {a}"
