@@ -9,12 +9,15 @@ own process, so a crash or an endless loop costs one row. Writes ``zoo.csv`` and
 import argparse
 import copy
 import csv
+import functools
 import json
 import resource
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,12 @@ import pandas as pd
 import torch
 from torch import nn
 
+from npu_parity import evidence
+from npu_parity.check import Original, Report, check_port
 from npu_parity.errors import ParityError
+from npu_parity.numerics.emulation import emulate
+from npu_parity.numerics.formats import Numerics
+from npu_parity.verdict.operators import without_bound
 
 HERE = Path(__file__).resolve().parent
 RESULTS, DOCS = HERE / "zoo.csv", HERE.parent / "docs" / "zoo.md"
@@ -114,67 +122,68 @@ def example(model: nn.Module) -> torch.Tensor:
     raise ParityError("accepts no image of these sizes")
 
 
-def check(name: str) -> list[dict[str, Any]]:
-    """Return one row for each kind of check."""
-    from npu_parity.check import Original
-    from npu_parity.numerics.emulation import emulate
-    from npu_parity.numerics.formats import Numerics
+def as_used(model: nn.Module) -> torch.Tensor | None:
+    """Return two images of the size that a network of timm was made for; None for others."""
+    shape = getattr(model, "pretrained_cfg", {}).get("input_size")
+    return shape and torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
 
+
+def check(name: str) -> Iterator[dict[str, Any]]:
+    """Yield one row for each kind of check."""
     torch.set_num_threads(1)
     try:
         model = build(name)
-        inputs = example(model)
+        small = example(model)
     except ParityError as error:
-        return [{"network": name, "kind": "build", "outcome": "one line", "detail": str(error)}]
-    rows = []
-    start = time.perf_counter()
+        yield {"network": name, "kind": "build", "outcome": "one line", "detail": str(error)}
+        return
+    inputs = as_used(model)
+    # First, because the largest memory of a process only grows.
+    yield from _measured(name, model, small if inputs is None else inputs)
+    original = Original(model, small, task=task(name))
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    yield _row(name, "channels last", lambda: original.check(last, batch=2))
+    for form in FORMATS:
+        numerics = Numerics(conv=form, matmul=form)
+        kernels = functools.partial(emulate, numerics)
+        simulated = Original(model, small, numerics=numerics, kernels=kernels, task=task(name))
+        yield _row(name, form, lambda o=simulated: o.check(copy.deepcopy(model)))
+
+
+def _measured(name: str, model: nn.Module, inputs: torch.Tensor) -> Iterator[dict[str, Any]]:
+    """Yield the row of a copy, with its cost: CPU time in plain passes, and the largest memory."""
+    passes = []
     with torch.no_grad():
-        model(inputs)
-    start = time.perf_counter()
-    with torch.no_grad():
-        model(inputs)
-    one_pass = time.perf_counter() - start
-    plain = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for kind in ("copy", "channels last", *FORMATS):
-        port, batch, options = copy.deepcopy(model), 1, {}
-        if kind == "channels last":
-            port, batch = port.to(memory_format=torch.channels_last), 2
-        if kind in FORMATS:
-            numerics = Numerics(conv=kind, matmul=kind)
-            options = {
-                "numerics": numerics,
-                "kernels": lambda numerics=numerics: emulate(numerics),
-            }
-        start = time.perf_counter()
-        try:
-            report = Original(model, inputs, task=task(name), **options).check(port, batch=batch)
-        except ParityError as error:
-            outcome, detail, missing = "one line", str(error), ""
-        except Exception as error:
-            outcome, detail, missing = "crash", repr(error), ""
-        else:
-            outcome, detail = report.verdict.word, str(report.verdict)
-            missing = " ".join(
-                sorted(
-                    {
-                        r.operator
-                        for r in report.operators or ()
-                        if r.passed is None and "no bound" in r.note
-                    }
-                )
-            )
-        row = {
-            "network": name,
-            "kind": kind,
-            "outcome": outcome,
-            "detail": " ".join(detail.split())[:300],
-            "passes": round((time.perf_counter() - start) / one_pass, 1),
-            "memory": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / plain, 2),
-            "without_bound": missing,
-        }
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    return rows
+        for _ in range(4):
+            start = time.process_time()
+            model(inputs)
+            passes.append(time.process_time() - start)
+    plain = _peak()
+    start = time.process_time()
+    row = _row(
+        name, "copy", lambda: check_port(model, copy.deepcopy(model), inputs, task=task(name))
+    )
+    cost = (time.process_time() - start) / min(passes)
+    yield row | {"passes": round(cost, 1), "memory": round(_peak() / plain, 2)}
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _row(name: str, kind: str, run: Callable[[], Report]) -> dict[str, Any]:
+    row = {"network": name, "kind": kind}
+    try:
+        report = run()
+    except ParityError as error:
+        return row | {"outcome": "one line", "detail": str(error)}
+    except Exception as error:
+        return row | {"outcome": "crash", "detail": repr(error)[:300]}
+    return row | {
+        "outcome": report.verdict.word,
+        "detail": str(report.verdict)[:300],
+        "without_bound": " ".join(without_bound(report.operators or ())),
+    }
 
 
 def run(name: str) -> list[dict[str, Any]]:
@@ -188,6 +197,7 @@ def run(name: str) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     if len(rows) < 2 + len(FORMATS) and not any(row["kind"] == "build" for row in rows):
         rows.append({"network": name, "kind": "", "outcome": "crash", "detail": status})
+    print(name, [row["outcome"] for row in rows], flush=True)
     return rows
 
 
@@ -196,7 +206,7 @@ def document(rows: pd.DataFrame) -> str:
     counts = rows.groupby(["kind", "outcome"]).size().unstack(fill_value=0)
     rest = rows[rows.outcome != "PASS"][["network", "kind", "outcome", "detail"]]
     missing = rows.without_bound.dropna().str.split().explode().value_counts()
-    cost = rows.groupby("kind").passes.median().dropna()
+    costs = rows[["passes", "memory"]].describe(percentiles=[0.5, 0.9]).loc[["50%", "90%", "max"]]
     return (
         "\n\n".join(
             [
@@ -205,9 +215,11 @@ def document(rows: pd.DataFrame) -> str:
                 f"{rows.network.nunique()} networks: the smallest of every timm module and of "
                 "every torchvision family, with seeded weights, compared with themselves.",
                 counts.to_markdown(),
-                "Median cost of a check, in plain passes over both inputs: "
-                + ", ".join(f"{kind} {value:.0f}" for kind, value in cost.items())
-                + ".",
+                "## Cost",
+                "The check of a copy at the size that the network was made for: CPU time in plain "
+                "passes over both inputs, and the largest memory of the process in that of plain "
+                "passes.",
+                costs.to_markdown(floatfmt=".1f"),
                 "## Not PASS",
                 rest.to_markdown(index=False) if len(rest) else "None.",
                 "## Operators without a bound, by the number of checks",
@@ -223,20 +235,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="networks; default: all")
     parser.add_argument("--one", help="check one network in this process")
+    parser.add_argument("--jobs", type=int, default=2, help="networks at the same time")
     arguments = parser.parse_args()
     if arguments.one:
         warnings.simplefilter("ignore")
         for row in check(arguments.one):
-            if row["kind"] == "build":
-                print(json.dumps(row))
+            print(json.dumps(row), flush=True)
         return
-    done: list[dict[str, Any]] = []
-    for name in arguments.names or networks():
-        done += run(name)
-        print(name, [row["outcome"] for row in done if row["network"] == name], flush=True)
-    frame = pd.DataFrame(done, columns=COLUMNS)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        done = list(pool.map(run, arguments.names or networks()))
+    frame = pd.DataFrame([row for rows in done for row in rows], columns=COLUMNS)
     frame.to_csv(RESULTS, index=False, quoting=csv.QUOTE_MINIMAL)
-    DOCS.write_text(document(frame), encoding="utf-8")
+    evidence.write_text(DOCS, document(frame))
 
 
 if __name__ == "__main__":

@@ -184,7 +184,9 @@ class Original:
         """The reference's outputs, the exact and the predicted outputs, without measured ones."""
         reference = self._reference.array
         exact = outputs.exact(self.reference, self.inputs, self.device)
-        predicted, overflow = outputs.predict_watched(self.reference, self.inputs, self.device)
+        predicted, overflow = reference, None
+        if not (self.promised.is_exact and self.device.precision == "fp32"):
+            predicted, overflow = outputs.predict_watched(self.reference, self.inputs, self.device)
         errors = outputs.further_errors(self.reference, self.inputs, predicted, self.device)
         widths, maps = heads.resolved(self._reference.shapes, self.heads, self.task)
         return Runs(
@@ -217,22 +219,28 @@ class Original:
 
         For a device with another precision than fp32, the names are precisions, its own first.
         """
-        own = self.device.precision
-        known = {
-            Device("cpu", self.promised, own): self.runs.predicted,
-            Device("cpu"): self.runs.reference,
-        }
-        if own == "fp32":
-            candidates = {name: Device("cpu", candidate(self.promised, name)) for name in FORMATS}
-        else:
-            candidates = {own: Device("cpu", self.promised, own)}
-            others = [name for name in ("fp32", *NARROW) if name != own]
-            candidates |= {name: Device("cpu", precision=name) for name in others}
         return {
-            name: known[device]
-            if device in known
+            name: self._known[device]
+            if device in self._known
             else outputs.predict(self.reference, self.inputs, device)
-            for name, device in candidates.items()
+            for name, device in self._candidates.items()
+        }
+
+    @property
+    def _known(self) -> dict[Device, np.ndarray]:
+        """The predictions of `runs`, by the device that they are of."""
+        promised = Device("cpu", self.promised, self.device.precision)
+        return {promised: self.runs.predicted, Device("cpu"): self.runs.reference}
+
+    @property
+    def _candidates(self) -> dict[str, Device]:
+        """The devices of `predictions`, by name."""
+        own = self.device.precision
+        if own == "fp32":
+            return {name: Device("cpu", candidate(self.promised, name)) for name in FORMATS}
+        others = [name for name in ("fp32", *NARROW) if name != own]
+        return {own: Device("cpu", self.promised, own)} | {
+            name: Device("cpu", precision=name) for name in others
         }
 
     def distances(self, measured: NDArray[Any]) -> dict[str, float | None]:
@@ -240,7 +248,12 @@ class Original:
 
         Rounding to 16 bits after every operator is chaotic: one value that is rounded the other way
         changes all later ones. So only the size of the error identifies a precision.
+
+        If the outputs are exactly one of the predictions of `runs`, no other format is nearer.
         """
+        for name, device in self._candidates.items():
+            if device in self._known and np.array_equal(measured, self._known[device]):
+                return {name: 0.0}
         if self.device.precision == "fp32":
             return distances(measured, self.predictions)
         return sizes(measured, self.predictions, self.runs.reference)
@@ -335,7 +348,7 @@ class Original:
         with emulate(self.promised):
             predicted = self._recorded(own)
         measured = []
-        if ported is not None:
+        if ported is not None and not network.quantised(ported):
             theirs = self.inputs if ported_inputs is None else ported_inputs
             name = network.named(ported)
             device = self._target(within)
@@ -358,7 +371,7 @@ class Original:
     ) -> Report:
         """Ask the four questions about a port. The arguments are the same as in `check_port`."""
         within = kernels or self.kernels or contextlib.nullcontext
-        network.expect_ready(ported)
+        network.expect_ready(ported, floating=False)
         for size in (batch, *batch_sizes):
             if size < 1:
                 raise ParityError(f"batch: found {size}, expected at least 1")
@@ -372,6 +385,7 @@ class Original:
             with applied(ported.to(target), device.precision, target) as running:
                 measured = outputs.forward(running, theirs, target, batch)
                 again = outputs.repeated(running, theirs, measured, target, batch, batch_sizes)
+            moved = any(change != 0 for change in again["batches"].values())
             misfit = "" if self.heads else heads.mismatch(shapes, measured.shapes)
             probed = self.probe(target)
         program = self.program(ported, theirs)
@@ -398,7 +412,7 @@ class Original:
                 operators,
                 probed,
                 self.distances(found),
-                Repeated.from_dict(again, self._unrest(batch_sizes)),
+                Repeated.from_dict(again, self._unrest(batch_sizes if moved else ())),
                 [*self._alike(), *self._reference.notes, *notes, *again["failed"], *self.unseen()],
                 device.precision,
             )

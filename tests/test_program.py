@@ -383,3 +383,12 @@ def test_batch_and_layout_change_no_program(network):
     images = torch.randn(2, 3, 32, 32)
     port = copy.deepcopy(network).to(memory_format=torch.channels_last)
     assert compare(network, port, images).same
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(2)])
+def test_a_pool_without_a_stride_has_its_kernels(pool):
+    port = copy.deepcopy(pool)
+    port.stride = None
+    assert compare(pool.eval(), port.eval(), torch.randn(1, 3, 8, 8)).same
+    port.kernel_size = 4
+    assert "kernel_size" in differences(pool, port, torch.randn(1, 3, 8, 8))[0]

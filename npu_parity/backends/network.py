@@ -54,11 +54,21 @@ def named(model: "nn.Module") -> str:
     return shorten(type(model).__name__, 50)
 
 
-def expect_ready(model: "nn.Module", what: str = "") -> None:
+def quantised(model: "nn.Module") -> str | None:
+    """Return which module computes in whole numbers; None if no module does."""
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith(_QUANTISED):
+            kind = type(module).__name__
+            return f"module {shorten(path, 50)!r} is quantised ({kind} in whole numbers)"
+    return None
+
+
+def expect_ready(model: "nn.Module", what: str = "", floating: bool = True) -> None:
     """Raise ParityError if `model` is no network, has no parameters yet, or is quantised.
 
     Args:
         what: names the network in the message; default the name of its class.
+        floating: whether to refuse a quantised network.
     """
     from torch import nn
     from torch.nn.parameter import is_lazy
@@ -72,12 +82,10 @@ def expect_ready(model: "nn.Module", what: str = "") -> None:
                 f"{what}: tensor {shorten(name, 50)!r} of a lazy module has no shape yet; use a "
                 "module with fixed sizes, or run the network once before you hand it over"
             )
-    for path, module in model.named_modules():
-        if type(module).__module__.startswith(_QUANTISED):
-            raise ParityError(
-                f"{what}: module {shorten(path, 50)!r} is quantised ({type(module).__name__} in "
-                "whole numbers), expected floating point: check the network before you quantise it"
-            )
+    if floating and (found := quantised(model)):
+        raise ParityError(
+            f"{what}: {found}, expected floating point: check the network before you quantise it"
+        )
 
 
 @contextlib.contextmanager

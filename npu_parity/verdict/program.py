@@ -69,6 +69,8 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Program:
         tensors with another name, shape or type, training mode, operators, settings, values of
         tensors.
     """
+    if reason := network.quantised(ported):
+        return Program(False, "", (reason,))
     reference, ported = _on_cpu(reference), _on_cpu(ported)
     one = tree_map_only(Tensor, lambda t: t[:1] if t.ndim else t, inputs)
     structure, values = dict(_structure(reference, ported)), dict(_values(reference, ported))
@@ -254,7 +256,7 @@ def _settings(reference: nn.Module, ported: nn.Module, convolutions: bool) -> Fo
         for name in sorted(declared - _IDLE_SETTINGS):
             if not (hasattr(other, name) and hasattr(module, name)):
                 continue
-            a, b = getattr(other, name), getattr(module, name)
+            a, b = settings.of_layer(other, name), settings.of_layer(module, name)
             if not settings.same(a, b):
                 kind = type(module).__name__
                 what = f"{kind} {name} {b} where the reference has {a}"

@@ -107,6 +107,12 @@ def decides(operator: str, argument: str) -> bool:
     )
 
 
+def of_layer(layer: torch.nn.Module | None, name: str) -> Any:
+    """Return a setting of a layer. A pool without a stride has the size of its kernel."""
+    value = getattr(layer, name)
+    return getattr(layer, "kernel_size", None) if name == "stride" and value is None else value
+
+
 def same(a: Any, b: Any, otherwise: bool = True) -> bool:
     """Return whether two settings are equal, like 3 and (3, 3).
 
