@@ -27,6 +27,7 @@ from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import FORMATS, PRESETS, Numerics, candidate, expect
 from npu_parity.numerics.probing import probe
 from npu_parity.numerics.rounding import NARROW
+from npu_parity.numerics.widening import widened
 from npu_parity.sources.images import alike
 from npu_parity.verdict import metrics
 from npu_parity.verdict.answers import NOT_ASKED, Answer, Program, Verdict
@@ -344,7 +345,9 @@ class Original:
         own = batches.rows(self.inputs, one)
         calls = record(self.reference, *batches.tensors(own))
         exactly = batches.tensors(batches.widened(own))
-        exact = record(copy.deepcopy(self.reference).double(), *exactly)
+        wide = copy.deepcopy(self.reference).double()
+        with widened():
+            exact = record(wide, *exactly)
         with emulate(self.promised):
             predicted = self._recorded(own)
         measured = []

@@ -214,6 +214,14 @@ def test_defaults_are_not_shared(load):
             {"models__net__task": "features", "models__net__compared": "probabilities"},
             "models.net: task features has no probabilities",
         ),
+        (
+            {"models__net__task": "segmentation", "models__net__compared": "probabilities"},
+            "models.net: task segmentation has no probabilities",
+        ),
+        (
+            {"models__net__task": "detection"},
+            "found 'detection', expected one of classification, features, digits, segmentation",
+        ),
     ],
 )
 def test_mistake_is_one_line(refusal, changes, said):

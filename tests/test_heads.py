@@ -432,6 +432,11 @@ def test_networks_that_make_float32_run_in_float64():
     by_hand = layer(torch.from_numpy(x).double()) + model.table.double()
     np.testing.assert_allclose(found, by_hand.detach().numpy(), rtol=1e-15)
     assert check_port(model, MakesFloat32(), x).passed
+    wrong = MakesFloat32()
+    with torch.no_grad():
+        wrong.layer.bias[0] += 1e-3
+    report = check_port(model, wrong, x)
+    assert "goes wrong first at operator" in str(report)  # all operators in float64, too
 
 
 def test_widening_is_put_back():
