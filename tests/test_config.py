@@ -220,7 +220,7 @@ def test_defaults_are_not_shared(load):
         ),
         (
             {"models__net__task": "detection"},
-            "found 'detection', expected the kind of outputs, one of classification, features, digits, segm",
+            "one of classification, features, digits, segmentation",
         ),
     ],
 )
