@@ -19,10 +19,12 @@ from rewritings import NotApplicable
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from npu_parity.backends import batches
 from npu_parity.backends.device import Device
 from npu_parity.check import Context, Original
 from npu_parity.numerics.formats import PRESETS, Numerics
 from npu_parity.sources.preprocessing import Preprocessing
+from npu_parity.verdict.recording import Call
 
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 BF16_UNITS = PRESETS["cpu_bf16"]
@@ -52,6 +54,20 @@ SLOW = ("rewriting", "state", "batch", "branch")
 SMALL = 10_000_000
 
 
+class Recorded(Original):
+    """A reference that is recorded once for all ports. The bounds of its operators are kept."""
+
+    @cached_property
+    def calls(self) -> list[Call]:
+        """The operators on the chosen inputs."""
+        return self._recorded(batches.rows(self.inputs, self.chosen))
+
+    def visit(self, each: Callable[[Call], None]) -> None:
+        """Hand over the recorded operators."""
+        for call in self.calls:
+            each(call)
+
+
 @dataclass
 class System:
     """A network, its images and their preprocessing.
@@ -68,7 +84,7 @@ class System:
     task: str = "classification"
     heads: Mapping[str, int] | None = None
     pretrained: bool = False
-    _originals: dict[Numerics, Original] = field(default_factory=dict)
+    _originals: dict[Numerics, Recorded] = field(default_factory=dict)
 
     def prepared(
         self, alter: Callable[[Image.Image], Image.Image] | None = None, **other
@@ -82,7 +98,7 @@ class System:
         """The inputs of the reference."""
         return self.prepared()
 
-    def original(self, promised: Numerics = HF32, reference: nn.Module | None = None) -> Original:
+    def original(self, promised: Numerics = HF32, reference: nn.Module | None = None) -> Recorded:
         """Return the reference for ports to this CPU or to a simulated device.
 
         Args:
@@ -91,7 +107,7 @@ class System:
         """
         if reference is None and promised in self._originals:
             return self._originals[promised]
-        made = Original(
+        made = Recorded(
             reference or self.model,
             self.inputs,
             Device("cpu", promised),
