@@ -53,14 +53,14 @@ def _normalized(
     smallest = (variance + variance_error + eps).rsqrt()
     scale_error = torch.maximum(largest - scale, scale - smallest) + (2 * ROOT + U) * largest
     # Five roundings: two of the scale, a product, a sum, and second-order terms.
-    terms = x.abs() + mean.abs()
-    error = (x - mean).abs() * scale_error + terms * largest * 5 * U
-    error = error + mean_error * largest + TINY * (1 + largest)
+    terms = x.abs().add_(mean.abs())
+    error = (x - mean).abs_().mul_(scale_error).addcmul_(terms, 5 * U * largest)
+    error += mean_error * largest + TINY * (1 + largest)
     if weight is not None:
-        error = error * weight.abs()
+        error *= weight.abs()
     if bias is not None:
-        error = error + 5 * U * bias.abs()
-    return error + TINY * (1 + terms)
+        error += 5 * U * bias.abs()
+    return error.add_(terms, alpha=TINY).add_(TINY)
 
 
 @bound("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
