@@ -147,6 +147,26 @@ def test_each_head_has_its_own_envelope():
     assert questions.same_answer(replace(runs, measured=r + noise), NAMES).passed
 
 
+@pytest.mark.parametrize("row", range(4))
+@pytest.mark.parametrize("step", ["hosted", "measured"])
+def test_each_input_has_its_own_envelope(step, row):
+    """Half of what is allowed passes; twice as much does not."""
+    random = np.random.default_rng(row)
+    r = random.standard_normal((4, 50))
+    noise = random.standard_normal((4, 50))
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True) / np.linalg.norm(r, axis=1, keepdims=True)
+    x, p = r + 1e-7 * noise, r + 1e-3 * noise
+    # On the host 4 times the error of float32, on the device twice the predicted error.
+    expected, allowed = (r, 4e-7) if step == "hosted" else (p, 2e-3)
+    for times, passed in ((0.5, True), (2, False)):
+        found = expected.copy()
+        found[row] -= times * allowed * noise[row]
+        runs = Runs(r, x, p, measured=p, hosted=r)
+        answer = questions.same_answer(replace(runs, **{step: found}), NAMES)
+        assert answer.passed is passed
+        assert all(finding.startswith(f"input {NAMES[row]}") for finding in answer.findings)
+
+
 def test_a_prediction_that_is_small_by_accident_is_not_the_measure():
     random = np.random.default_rng(0)
     r = random.standard_normal((4, 10))

@@ -400,6 +400,25 @@ def test_bound_of_sums_by_hand(form):
     assert (of.sums >= least).all() and (of.sums <= 1.02 * least).all()
 
 
+@pytest.mark.parametrize("form", ["hf32", "tf32", "fp16", "bf16"])
+@pytest.mark.parametrize("n", [8, 64, 576])
+def test_a_fault_beyond_the_sums_shows_where_all_terms_are_equal(form, n):
+    """The statistic decides nothing there, and the worst case of coarse operands is wide."""
+    x, w = torch.full((8, n), 0.7), torch.full((n, 8), -0.3)
+    a, b = (round_to(t, form).double() for t in (x, w))
+    bound = (n + 1) * 2.0**-24 * (a.abs() @ b.abs())[3, 5]
+
+    def off_by(times):
+        found = (a @ b).float()
+        found[3, 5] += times * bound
+        return checked(lambda x: x @ w, x, form, lambda *operands: found)
+
+    assert off_by(0.5).passed
+    wrong = off_by(2.0)
+    assert wrong.passed is False and wrong.worst == (3, 5)
+    assert f"follows from operands in {form}" in wrong.note
+
+
 @pytest.mark.parametrize("n", [1, 3, 16, 300])
 def test_sums_in_any_order_keep_to_their_bound(n):
     x, w = operands(n, side=8)
