@@ -4,8 +4,8 @@ Cosmic Ray makes the mutants: it changes one operator, number, condition or deco
 would take days, so each module gives a sample. A hash chooses it, so that a change of the module
 exchanges few mutants. Every mutant runs the fast tests of its module, in a copy of the project.
 
-``mutants.yaml`` names the tests of each module, and judges each mutant that survives. Results are in
-``mutants.json``. A mutant that a test killed does not run again while its module stays the same.
+``mutants.yaml`` names the tests of each module, and judges each mutant that survives. Results are
+in ``mutants.json``. A mutant that a test killed does not run again while its module stays the same.
 ``python benchmarks/mutants.py npu_parity/verdict/metrics.py`` runs the mutants of one module.
 """
 
@@ -40,23 +40,25 @@ OPTIONS = ("-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--hypothesis
 FORKED = ("-W", "ignore:Module already imported")
 BITS = {"BitAnd", "BitOr", "BitXor", "LShift", "RShift"}  # numbers with a fraction have none
 SECONDS = 30  # more than three times as long as without a mutation is an endless loop
+JUDGEMENTS = ("equivalent", "slack")
 HEAD = """# Do the tests bite?
 
 Made by `make mutants`. Do not edit it.
 
 A mutant is the code of the verdict with one small mistake: another operator, another number, a
-condition the other way round, a rule without its decorator. [Cosmic Ray](https://cosmic-ray.readthedocs.io)
-makes the mutants, in a sample of {tried} of {places:,} places. A mutant is *killed* if a fast test of
-its module fails. Otherwise it *survives*, and a person judges it:
+condition the other way round, a rule without its decorator.
+[Cosmic Ray](https://cosmic-ray.readthedocs.io) makes the mutants, in a sample of {mutants} of
+{places:,} places. A mutant is *killed* if a fast test of its module fails. *Timeout* means that the
+tests do not end. Otherwise the mutant *survives*, and a person judges it:
 
-- *equivalent*: no input shows the difference, or only a text, a speed or a memory use changes;
-- *looser*: a bound or a threshold changes by little, on the safe side of no test;
-- *missing test*: a test should notice it, and none does yet.
+- *equivalent*: no input shows the difference, or only a text, the speed or the memory changes;
+- *slack*: a bound changes by less than the room that its derivation leaves.
 
-The tests of this page were run with Python {python} and torch {torch}. Type hints are not mutated.
+A survivor without a judgement is an error, so a mistake that a test must notice gets a test.
+Type hints are not mutated. Measured with Python {python} and torch {torch}.
 [mutants.json](../benchmarks/mutants.json) lists every mutant, and
-[mutants.yaml](../benchmarks/mutants.yaml) holds the judgements.
-`tests/test_sabotage.py` makes three large mistakes, and each must fail many tests.
+[mutants.yaml](../benchmarks/mutants.yaml) has the judgements.
+[test_sabotage.py](../tests/test_sabotage.py) makes large mistakes. Each must fail many tests.
 """
 
 
@@ -204,7 +206,12 @@ def page(results: dict[str, Any], plan: dict[str, Any]) -> str:
     known = judgements(plan)
     found = {(path, m["before"], m["after"]): m for path, m in survivors(results)}
     missing = [f"{path}: - {before} + {after}" for path, before, after in found.keys() - known]
-    missing += [f"{key[0]}: {key[2]} (it does not survive)" for key in known.keys() - found]
+    missing += [f"{key[0]}: {key[2]} does not survive" for key in known.keys() - found]
+    missing += [
+        f"{key[0]}: found {j['judgement']}, expected one of {', '.join(JUDGEMENTS)}"
+        for key, j in known.items()
+        if j["judgement"] not in JUDGEMENTS
+    ]
     if missing:
         raise SystemExit("\n".join([*sorted(missing), f"expected a judgement in {PLAN.name}"]))
     rows, total = [], Counter[str]()
@@ -214,7 +221,7 @@ def page(results: dict[str, Any], plan: dict[str, Any]) -> str:
         counts |= {"places": module["places"], "mutants": len(module["mutants"])} | judged
         total += counts
         rows.append((f"`{path}`", counts))
-    kinds = ("places", "mutants", "killed", "timeout", "equivalent", "looser", "missing test")
+    kinds = ("places", "mutants", "killed", "timeout", *JUDGEMENTS)
     table = tabulate(
         [(name, *(counts[kind] for kind in kinds)) for name, counts in [*rows, ("all", total)]],
         ("Module", *kinds),
@@ -229,7 +236,7 @@ def page(results: dict[str, Any], plan: dict[str, Any]) -> str:
         ("Module", "Code", "Mutant", "Judgement", "Why"),
         "github",
     )
-    head = HEAD.format(tried=total["mutants"], **total | results)
+    head = HEAD.format(**total, python=results["python"], torch=results["torch"])
     return f"{head}\n{table}\n\n## Survivors\n\n{listed}\n"
 
 

@@ -444,6 +444,22 @@ def test_products_without_terms():
     assert result.passed and result.largest_error == 0
 
 
+@pytest.mark.parametrize(("signs", "total"), [((1, 1, 1, 1), 24), ((1, -1, 1, -1), 0)])
+def test_deviation_by_hand(signs, total):
+    """Partial sums that grow to the result, a random walk that returns to 0, and truncation."""
+    of = product(torch.full((1, 4), 2.0), 3 * torch.tensor(signs).float()[:, None], "fp32")
+    square = 0.42**2, (0.1 * 4) ** 2  # of a rounding, of a truncated sum
+    growing = total**2 * (square[0] * (4 / 3 + 2) + square[1])
+    walk = 24**2 / 4 * (math.pi / 2) ** 2 * (square[0] * 4 / 6 + square[1])
+    expected = 2.0**-24 * math.sqrt(growing + walk)
+    assert float(statistic.deviation(of)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_deviation_of_zeros_is_an_underflow_for_each_rounding():
+    of = product(torch.zeros(2, 4), torch.zeros(4, 2), "fp32")
+    assert (statistic.deviation(of) == 5 * 2.0**-126).all()
+
+
 def test_limits_lie_between_sound_kernels_and_faults():
     """The deviation has the right size: the errors of random sums in order are near 1 or below."""
     x, w = operands(27, side=64)
