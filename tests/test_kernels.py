@@ -301,6 +301,24 @@ def test_coarse_sums_are_seen_through_a_bias_and_in_one_row(bias, rows):
     assert math.isinf(result.largest_error)
 
 
+def test_coarse_results_in_short_rows_are_judged_together():
+    x, w = operands(64, side=8)
+    result = checked(lambda x: x @ w, x, kernel=lambda a, b: round_mantissa(a @ b, 12))
+    assert result.passed is False and result.note.startswith("results use 12 mantissa bits")
+
+
+def test_a_device_may_return_more_tensors_but_not_fewer():
+    calls = record(Net(lambda x: x.max(1)).eval(), torch.randn(4, 8))
+
+    def run(results):
+        return only(
+            check_operators(calls, CPU, lambda call, target: results(execute(call, target)))
+        )
+
+    assert run(lambda found: (*found, torch.zeros(3))).passed
+    assert run(lambda found: found[:1]).note == "returned 1 tensors, expected 2"
+
+
 def test_a_note_says_which_operands_were_expected():
     x, w = operands(64)
     result = checked(lambda x: x @ w, x, kernel=rounded("tf32"))
