@@ -10,6 +10,7 @@ from test_bounds import only, recorded
 
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict.bounds import exact_and_bound
+from npu_parity.verdict.bounds.running import Rounded
 
 U = 2.0**-24
 FUNCTION, ROOT = 40 * U, 6 * U
@@ -376,3 +377,34 @@ def test_more_boxes_than_coordinates():
     (call,) = recorded(lambda b: torchvision.ops.nms(b, scores, 0.5), boxes, name="nms")
     (kept,) = exact_and_bound(call, Numerics())
     assert kept.exact.tolist() == [0, 2]
+
+
+V, W = (torch.tensor(v, dtype=torch.float64) for v in ([0.5, -2.0, 3.0], [1.5, -0.25, 2.0]))
+E, D = 1e-3, 1e-4  # the errors of V and W
+RUNNING = {  # a formula, its value, the error that its operands cause, its own relative error
+    "-": (lambda v, w: -v, -V, E, 0),
+    "abs": (lambda v, w: abs(v), abs(V), E, 0),
+    "max": (lambda v, w: v.maximum(w), V.maximum(W), E, 0),
+    "+": (lambda v, w: v + w, V + W, E + D, 2 * U),
+    "+ number": (lambda v, w: v + 0.25, V + 0.25, E + U / 4, 2 * U),
+    "- of two": (lambda v, w: v - w, V - W, E + D, 2 * U),
+    "*": (lambda v, w: v * w, V * W, abs(V) * D + E * (abs(W) + D), 2 * U),
+    "/": (lambda v, w: v / w, V / W, (E + abs(V / W) * D) / (abs(W) - D), ROOT),
+    "exp": (
+        lambda v, w: v.exp(),
+        V.exp(),
+        (V + E + 2 * U * abs(V)).exp() - V.exp(),
+        FUNCTION,
+    ),
+    "log": (lambda v, w: abs(v).log(), abs(V).log(), abs(V).log() - (abs(V) - E).log(), FUNCTION),
+    "sqrt": (lambda v, w: abs(v).sqrt(), abs(V) ** 0.5, abs(V) ** 0.5 - (abs(V) - E) ** 0.5, ROOT),
+}
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_running_errors(name):
+    formula, value, caused, relative = RUNNING[name]
+    found = formula(Rounded(V, E), Rounded(W, D))
+    expected = torch.as_tensor(caused, dtype=torch.float64) * (1 + relative) + relative * abs(value)
+    torch.testing.assert_close(found.value, value)
+    torch.testing.assert_close(found.error, expected.expand(3), rtol=1e-9, atol=0)
