@@ -9,7 +9,7 @@ import torchvision
 from test_bounds import only, recorded
 
 from npu_parity.numerics.formats import Numerics
-from npu_parity.verdict.bounds import exact_and_bound
+from npu_parity.verdict.bounds import exact_and_bound, rules
 from npu_parity.verdict.bounds.running import Rounded
 
 U = 2.0**-24
@@ -377,6 +377,18 @@ def test_more_boxes_than_coordinates():
     (call,) = recorded(lambda b: torchvision.ops.nms(b, scores, 0.5), boxes, name="nms")
     (kept,) = exact_and_bound(call, Numerics())
     assert kept.exact.tolist() == [0, 2]
+
+
+def test_operands_are_flushed_only_if_asked():
+    (call,) = recorded(torch.exp, torch.tensor([2.0**-130, 2.0**-126]))
+    assert rules.Operator(call)["self"].tolist() == [2.0**-130, 2.0**-126]
+    assert rules.Operator(call, flushed=True)["self"].tolist() == [0, 2.0**-126]
+
+
+def test_every_rule_is_described():
+    described = rules.described()
+    assert {name for names in described.values() for name in names} == rules.RULES.keys()
+    assert "3U |y|." in described and "mul" in described["3U |y|."]
 
 
 V, W = (torch.tensor(v, dtype=torch.float64) for v in ([0.5, -2.0, 3.0], [1.5, -0.25, 2.0]))
