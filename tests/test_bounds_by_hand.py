@@ -345,6 +345,19 @@ def test_others(name):
     agree(only(function, x).bound, documented(x.double()))
 
 
+def test_fused_rms_norm():
+    """Torch on CPUs computes it from other operators, so the rule is called here."""
+
+    class Operator(dict):
+        def allow(self, elements):
+            assert not elements.any()
+
+    x = X.double()
+    exact = F.rms_norm(x, (6,)), (x**2).mean(1, keepdim=True).rsqrt()
+    bound = rules.RULES["_fused_rms_norm"](Operator(input=x, normalized_shape=[6]), exact)
+    agree(bound, (4 * U + 2 * ROOT + 3 * U) * abs(exact[0]))
+
+
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_grids_of_positions(mode):
     grid = torch.tensor([[[[0.21, -0.32], [0.43, 0.14]]]]).expand(2, 1, 2, 2)
