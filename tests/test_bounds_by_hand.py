@@ -368,13 +368,46 @@ def test_grids_of_positions(mode):
     agree(bound, (4 if mode == "bicubic" else 1) * 16 * U * (1 + total[:, None]) * near)
 
 
+def test_a_grid_between_two_elements_may_select_either():
+    x = numbers(1, 1, 1, 8)
+    grid = torch.tensor([[[[-0.25, 0.0], [-0.3, 0.0]]]])  # positions 2.5 and 2.3
+    nearest = {"mode": "nearest", "align_corners": False}
+    bound = only(lambda x, g: F.grid_sample(x, g, **nearest), x, grid).bound
+    agree(bound, torch.stack([2 * x.double().abs().max(), torch.tensor(2.0**-126)]).double())
+
+
+def test_a_sample_at_the_edge_of_a_region_may_be_left_out():
+    """The first region has its only sample at x = -1, the second at x = 1."""
+    x = numbers(1, 2, 6, 6)
+    regions = torch.tensor([[0, -1.5, 1.0, 0.5, 3.0], [0, 0.5, 1.0, 2.5, 3.0]])
+    options = {"sampling_ratio": 1, "aligned": True}
+    bound = only(lambda x: torchvision.ops.roi_align(x, regions, 1, **options), x).bound
+    near = x.double().abs().amax((2, 3), True)
+    agree(bound[:1], ((1 + 16 + 32 * (12 + 2.5)) * U + 2) * near)
+    agree(bound[1:], (1 + 16 + 32 * (12 + 2.5)) * U * near)
+
+
+@pytest.mark.parametrize("mode", ["linear", "bilinear", "trilinear"])
+def test_nan_in_an_interpolation_voids_no_other_channel(mode):
+    dims = ("linear", "bilinear", "trilinear").index(mode) + 1
+    x = numbers(1, 2, *[8] * dims)
+    x[(0, 0, *[4] * dims)] = math.nan
+    expected = only(lambda x: F.interpolate(x, scale_factor=2, mode=mode), x)
+    found = expected.exact.float() + 1
+    share = expected.share(found)[0]
+    assert (share[1] > 1).all()
+    assert share[(0, *[8] * dims)] == 0 and share[(0, *[0] * dims)] > 1
+
+
 def test_distances_by_products_have_the_error_of_their_operands():
     """|x - y|² from |x|² + |y|² - 2 x · y, where a matrix unit may round x and y."""
     x, y = numbers(3, 5), numbers(4, 5, seed=1)
     sizes = (x.double().norm(dim=1)[:, None] + y.double().norm(dim=1)) ** 2
     distance = torch.cdist(x.double(), y.double())
-    for form, u in (("fp32", U), ("bf16", 2.0**-8)):
-        expected = only(torch.cdist, x, y, numerics=Numerics(matmul=form))
+    bf16 = Numerics(matmul="bf16")
+    truncated = Numerics(matmul="bf16", rounding="toward_zero")
+    for numerics, u in ((Numerics(), U), (bf16, 2.0**-8), (truncated, 2.0**-7)):
+        expected = only(torch.cdist, x, y, numerics=numerics)
         error = (2 * u + u * u + 9 * U) * sizes
         squares = distance**2
         by_products = torch.maximum(

@@ -176,6 +176,13 @@ def test_a_prediction_that_is_small_by_accident_is_not_the_measure():
     assert allowed[2] > 0.3 * allowed[[0, 1, 3]].mean()
 
 
+def test_a_prediction_of_float32_explains_nothing(clean):
+    coarse = judge(Case(clean, HF32.numerics, NAMES))
+    assert 0.5 < coarse.explained <= 1
+    assert judge(Case(clean, Numerics(), NAMES)).explained is None
+    assert judge(Case(clean, Numerics(), NAMES, precision="fp16")).explained == coarse.explained
+
+
 # Further runs
 
 
