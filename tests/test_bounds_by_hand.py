@@ -387,6 +387,25 @@ def test_a_sample_at_the_edge_of_a_region_may_be_left_out():
     agree(bound[1:], (1 + 16 + 32 * (12 + 2.5)) * U * near)
 
 
+def sampled_by_grid(x, at):
+    grid = ((torch.tensor(at) + 0.5) / 6 - 1).expand(1, 1, 1, 2)  # of 12 elements
+    return only(lambda x: F.grid_sample(x, grid, align_corners=False), x)
+
+
+def sampled_by_region(x, at):
+    region = torch.tensor([[0.0, at, at, at + 1, at + 1]])  # its centre, moved by 1/2
+    options = {"sampling_ratio": 1, "aligned": True}
+    return only(lambda x: torchvision.ops.roi_align(x, region, 1, **options), x)
+
+
+@pytest.mark.parametrize("sampled", [sampled_by_grid, sampled_by_region])
+def test_a_sample_is_free_within_two_elements_of_infinity(sampled):
+    x = numbers(1, 1, 12, 12)
+    x[..., 6, 6] = math.inf
+    free = [sampled(x, at).free is not None for at in range(3, 10)]
+    assert free == [False, *[True] * 5, False]
+
+
 @pytest.mark.parametrize("mode", ["linear", "bilinear", "trilinear"])
 def test_nan_in_an_interpolation_voids_no_other_channel(mode):
     dims = ("linear", "bilinear", "trilinear").index(mode) + 1
