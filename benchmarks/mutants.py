@@ -55,7 +55,7 @@ tests do not end. Otherwise the mutant *survives*, and a person judges it:
 - *slack*: a bound changes by less than the room that its derivation leaves.
 
 A survivor without a judgement is an error, so a mistake that a test must notice gets a test. Such
-tests were written for this sample. Among the places outside of it, more mutants survive. Type hints
+tests were written for this sample. Among other places, more mutants may survive. Type hints
 are not mutated. Measured with Python {python} and torch {torch}.
 [mutants.json](../benchmarks/mutants.json) lists every mutant, and
 [mutants.yaml](../benchmarks/mutants.yaml) has the judgements.
