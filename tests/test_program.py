@@ -383,3 +383,23 @@ def test_batch_and_layout_change_no_program(network):
     images = torch.randn(2, 3, 32, 32)
     port = copy.deepcopy(network).to(memory_format=torch.channels_last)
     assert compare(network, port, images).same
+
+
+def test_a_tensor_of_the_reference_may_be_a_number_of_the_port(block):
+    port = copy.deepcopy(block)
+    del port.scale
+    port.scale = 0.5
+    assert compare(block, port, TOKENS).same is True
+    port.scale = 0.4
+    assert compare(block, port, TOKENS).same is False
+
+
+def test_a_cast_shows_also_where_it_changes_no_value(block):
+    class Cast(Block):
+        def forward(self, x):
+            return super().forward(x.half().float())
+
+    port = Cast().eval()
+    port.load_state_dict(block.state_dict())
+    found = compare(block, port, TOKENS.half().float())
+    assert found.same is False and "gives float16" in found.differences[0]
