@@ -12,7 +12,7 @@ LOGGER := $(if $(VERBOSE),,--logger rich)
 OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test elsewhere evidence quick opinfo lint docs gate zoo-check abuse clean FORCE
+.PHONY: all test elsewhere evidence quick opinfo mutants lint docs gate zoo-check abuse clean FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -36,6 +36,10 @@ quick: .venv/.ready
 # PyTorch's own tests of operators and modules against the bounds: docs/operators.md.
 opinfo: .venv/.ready
 	OMP_NUM_THREADS=1 python tests/operator_tests.py
+
+# Do the tests of the verdict notice small mistakes in it? An hour; docs/mutants.md.
+mutants: .venv/.ready
+	OMP_NUM_THREADS=1 python benchmarks/mutants.py
 
 lint: .venv/.ready
 	ruff check .

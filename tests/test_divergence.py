@@ -128,6 +128,21 @@ def test_integers_and_zeros():
     assert steps["aten.mul.Tensor"].measured == steps["aten.mul.Tensor"].float32 == 0.0
 
 
+def test_operators_of_another_shape_are_not_paired():
+    """A port may compute more with an operator of the same name. A scalar has no shape."""
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return x * x.sum().item()
+
+    class More(nn.Module):
+        def forward(self, x):
+            return x * (x[:, :2] * 3).sum().item()
+
+    (step,) = [s for s in followed(Net(), torch.ones(1, 4), More()) if s.operator[:8] == "aten.mul"]
+    assert step.float32 == 0 and step.measured == 0.5  # 6 x instead of 4 x
+
+
 def test_rows_are_read_back():
     steps = [
         Step(0, "0", "aten.mm.default", 1e-7, 2e-4, math.inf, 0.25),

@@ -147,6 +147,26 @@ def test_each_head_has_its_own_envelope():
     assert questions.same_answer(replace(runs, measured=r + noise), NAMES).passed
 
 
+@pytest.mark.parametrize("row", range(4))
+@pytest.mark.parametrize("step", ["hosted", "measured"])
+def test_each_input_has_its_own_envelope(step, row):
+    """Half of what is allowed passes; twice as much does not."""
+    random = np.random.default_rng(row)
+    r = random.standard_normal((4, 50))
+    noise = random.standard_normal((4, 50))
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True) / np.linalg.norm(r, axis=1, keepdims=True)
+    x, p = r + 1e-7 * noise, r + 1e-3 * noise
+    # On the host 4 times the error of float32, on the device twice the predicted error.
+    expected, allowed = (r, 4e-7) if step == "hosted" else (p, 2e-3)
+    for times, passed in ((0.5, True), (2, False)):
+        found = expected.copy()
+        found[row] -= times * allowed * noise[row]
+        runs = Runs(r, x, p, measured=p, hosted=r)
+        answer = questions.same_answer(replace(runs, **{step: found}), NAMES)
+        assert answer.passed is passed
+        assert all(finding.startswith(f"input {NAMES[row]}") for finding in answer.findings)
+
+
 def test_a_prediction_that_is_small_by_accident_is_not_the_measure():
     random = np.random.default_rng(0)
     r = random.standard_normal((4, 10))
@@ -154,6 +174,30 @@ def test_a_prediction_that_is_small_by_accident_is_not_the_measure():
     p[2] = r[2]
     allowed = envelope(r, r, p, {"": slice(0, 10)}).allowed
     assert allowed[2] > 0.3 * allowed[[0, 1, 3]].mean()
+
+
+def test_every_input_beyond_the_envelope_is_named():
+    r = np.random.default_rng(0).standard_normal((4, 10))
+    found = r.copy()
+    found[0, 3] = np.nan
+    found[1] *= 1.1
+    found[3] *= 1.2
+    named = dict(envelope(r, r * (1 + 1e-7), None, [slice(0, 10)]).beyond(found, NAMES))
+    assert list(named) == ["a", "b", "d"] and named["a"] == "nan in column 3"
+
+
+def test_independent_errors_by_hand():
+    """√2 for two errors, and (√25 + 5) / √25 for the spread of their norm."""
+    r = np.random.default_rng(0).standard_normal((4, 25))
+    allowed = envelope(r, r, 1.01 * r, [slice(0, 25)], errors=np.zeros((0, 25))).allowed[:, 0]
+    assert allowed == pytest.approx(2 * np.sqrt(2) * 0.01 * np.linalg.norm(r, axis=1))
+
+
+def test_a_prediction_of_float32_explains_nothing(clean):
+    coarse = judge(Case(clean, HF32.numerics, NAMES))
+    assert 0.5 < coarse.explained <= 1
+    assert judge(Case(clean, Numerics(), NAMES)).explained is None
+    assert judge(Case(clean, Numerics(), NAMES, precision="fp16")).explained == coarse.explained
 
 
 # Further runs

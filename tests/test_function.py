@@ -5,8 +5,10 @@ import itertools
 import json
 import re
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -437,3 +439,18 @@ def test_what_is_not_finite_allows_nothing():
 def test_program_is_stored_and_read_again():
     program = Program(True, "same function", ("mm where the reference has addmm, at head",))
     assert Program.from_dict(json.loads(json.dumps(program.to_dict()))) == program
+
+
+def test_each_weight_is_perturbed_by_at_most_one_rounding(net):
+    exact = copy.deepcopy(net).double()
+    function._perturb(exact, net, 0)
+    for changed, own in zip(exact.parameters(), net.parameters(), strict=True):
+        noise = (changed - own.double()).abs()
+        assert bool(noise.any()) == bool(own.any())
+        assert (noise <= 2.0**-24 * own.double().abs() * (1 + 1e-6)).all()
+
+
+def test_a_fault_is_followed_back_to_where_results_agree():
+    """0 and 2 lead to 3, and 1 leads to 2: results differ from 1 on."""
+    points = [types.SimpleNamespace(sources=s) for s in ([], [], [1], [0, 2])]
+    assert function._backwards(points, {3}, np.array([0.0, 9.0, 50.0, 20.0])) == [1, 2, 3]

@@ -301,6 +301,24 @@ def test_coarse_sums_are_seen_through_a_bias_and_in_one_row(bias, rows):
     assert math.isinf(result.largest_error)
 
 
+def test_coarse_results_in_short_rows_are_judged_together():
+    x, w = operands(64, side=8)
+    result = checked(lambda x: x @ w, x, kernel=lambda a, b: round_mantissa(a @ b, 12))
+    assert result.passed is False and result.note.startswith("results use 12 mantissa bits")
+
+
+def test_a_device_may_return_more_tensors_but_not_fewer():
+    calls = record(Net(lambda x: x.max(1)).eval(), torch.randn(4, 8))
+
+    def run(results):
+        return only(
+            check_operators(calls, CPU, lambda call, target: results(execute(call, target)))
+        )
+
+    assert run(lambda found: (*found, torch.zeros(3))).passed
+    assert run(lambda found: found[:1]).note == "returned 1 tensors, expected 2"
+
+
 def test_a_note_says_which_operands_were_expected():
     x, w = operands(64)
     result = checked(lambda x: x @ w, x, kernel=rounded("tf32"))
@@ -400,6 +418,25 @@ def test_bound_of_sums_by_hand(form):
     assert (of.sums >= least).all() and (of.sums <= 1.02 * least).all()
 
 
+@pytest.mark.parametrize("form", ["hf32", "tf32", "fp16", "bf16"])
+@pytest.mark.parametrize("n", [8, 64, 576])
+def test_a_fault_beyond_the_sums_shows_where_all_terms_are_equal(form, n):
+    """The statistic decides nothing there, and the worst case of coarse operands is wide."""
+    x, w = torch.full((8, n), 0.7), torch.full((n, 8), -0.3)
+    a, b = (round_to(t, form).double() for t in (x, w))
+    bound = (n + 1) * 2.0**-24 * (a.abs() @ b.abs())[3, 5]
+
+    def off_by(times):
+        found = (a @ b).float()
+        found[3, 5] += times * bound
+        return checked(lambda x: x @ w, x, form, lambda *operands: found)
+
+    assert off_by(0.5).passed
+    wrong = off_by(2.0)
+    assert wrong.passed is False and wrong.worst == (3, 5)
+    assert f"follows from operands in {form}" in wrong.note
+
+
 @pytest.mark.parametrize("n", [1, 3, 16, 300])
 def test_sums_in_any_order_keep_to_their_bound(n):
     x, w = operands(n, side=8)
@@ -423,6 +460,22 @@ def test_products_without_terms():
     x = torch.zeros(3, 0)
     result = checked(lambda x: x @ torch.zeros(0, 4), x)
     assert result.passed and result.largest_error == 0
+
+
+@pytest.mark.parametrize(("signs", "total"), [((1, 1, 1, 1), 24), ((1, -1, 1, -1), 0)])
+def test_deviation_by_hand(signs, total):
+    """Partial sums that grow to the result, a random walk that returns to 0, and truncation."""
+    of = product(torch.full((1, 4), 2.0), 3 * torch.tensor(signs).float()[:, None], "fp32")
+    square = 0.42**2, (0.1 * 4) ** 2  # of a rounding, of a truncated sum
+    growing = total**2 * (square[0] * (4 / 3 + 2) + square[1])
+    walk = 24**2 / 4 * (math.pi / 2) ** 2 * (square[0] * 4 / 6 + square[1])
+    expected = 2.0**-24 * math.sqrt(growing + walk)
+    assert float(statistic.deviation(of)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_deviation_of_zeros_is_an_underflow_for_each_rounding():
+    of = product(torch.zeros(2, 4), torch.zeros(4, 2), "fp32")
+    assert (statistic.deviation(of) == 5 * 2.0**-126).all()
 
 
 def test_limits_lie_between_sound_kernels_and_faults():

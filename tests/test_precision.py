@@ -227,6 +227,13 @@ def test_overflow_names_the_operator_where_it_first_happens():
     assert check_port(net, copy.deepcopy(net), x, precision="bf16").passed
 
 
+def test_overflow_of_a_change_from_one_format_to_the_other():
+    with stored() as storage:
+        found = torch.tensor([1e6, 1.0]).bfloat16().half()
+    assert found.tolist() == [math.inf, 1.0]
+    assert storage.overflow == "overflow beyond 65504 in aten._to_copy.default"
+
+
 def test_overflow_names_the_layer_and_weights_overflow_too():
     device, x = Device("npu", precision="fp16"), np.ones((2, 8), dtype=np.float32)
     net = Large(1.0).eval()

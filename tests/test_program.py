@@ -392,3 +392,23 @@ def test_a_pool_without_a_stride_has_its_kernels(pool):
     assert compare(pool.eval(), port.eval(), torch.randn(1, 3, 8, 8)).same
     port.kernel_size = 4
     assert "kernel_size" in differences(pool, port, torch.randn(1, 3, 8, 8))[0]
+
+
+def test_a_tensor_of_the_reference_may_be_a_number_of_the_port(block):
+    port = copy.deepcopy(block)
+    del port.scale
+    port.scale = 0.5
+    assert compare(block, port, TOKENS).same is True
+    port.scale = 0.4
+    assert compare(block, port, TOKENS).same is False
+
+
+def test_a_cast_shows_also_where_it_changes_no_value(block):
+    class Cast(Block):
+        def forward(self, x):
+            return super().forward(x.half().float())
+
+    port = Cast().eval()
+    port.load_state_dict(block.state_dict())
+    found = compare(block, port, TOKENS.half().float())
+    assert found.same is False and "gives float16" in found.differences[0]

@@ -166,3 +166,12 @@ def test_numerics_found_and_promised():
     assert questions.nearest(near) == "fp32" and near["hf32"] == pytest.approx(np.sqrt(6))
     lost = questions.distances(base * np.nan, {"fp32": base})
     assert lost == {"fp32": None} and questions.nearest(lost) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "promised", "short"),
+    [("hf32", "hf32", 0), ("fp32", "hf32", 0), ("bf16", "hf32", 1), ("fp16", "tf32", 1)],
+)
+def test_operands_need_the_bits_and_the_range_that_are_promised(kept, promised, short):
+    probed = {"conv": {"format": kept}, "matmul": {"format": None}}
+    assert len(questions.shortfall(probed, Numerics(promised, None, "fp32"))) == short
