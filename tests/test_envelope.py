@@ -182,14 +182,14 @@ def test_every_input_beyond_the_envelope_is_named():
     found[0, 3] = np.nan
     found[1] *= 1.1
     found[3] *= 1.2
-    named = dict(envelope(r, r * (1 + 1e-7), None, [slice(0, 10)]).beyond(found, NAMES))
+    named = dict(envelope(r, r * (1 + 1e-7), None, {"": slice(0, 10)}).beyond(found, NAMES))
     assert list(named) == ["a", "b", "d"] and named["a"] == "nan in column 3"
 
 
 def test_independent_errors_by_hand():
     """√2 for two errors, and (√25 + 5) / √25 for the spread of their norm."""
     r = np.random.default_rng(0).standard_normal((4, 25))
-    allowed = envelope(r, r, 1.01 * r, [slice(0, 25)], errors=np.zeros((0, 25))).allowed[:, 0]
+    allowed = envelope(r, r, 1.01 * r, {"": slice(0, 25)}, errors=np.zeros((0, 25))).allowed[:, 0]
     assert allowed == pytest.approx(2 * np.sqrt(2) * 0.01 * np.linalg.norm(r, axis=1))
 
 

@@ -90,7 +90,7 @@ def test_a_flip_is_allowed_only_within_twice_the_predicted_error(margin, passed)
 def test_every_head_may_flip_by_itself():
     two = {"a": 5, "b": 5}
     good = runs(1e-3, 1e-3, heads=two)
-    assert [(c.start, c.stop) for c in good.columns] == [(0, 5), (5, 10)]
+    assert [(c.start, c.stop) for c in good.columns.values()] == [(0, 5), (5, 10)]
     good.reference[0, 5:] = [9, 1, 1, 1, 1]
     good.predicted[0], good.exact[0] = good.reference[0] * 1.01, good.reference[0]
     good.measured[0] = good.reference[0]
