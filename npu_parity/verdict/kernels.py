@@ -14,7 +14,7 @@ They must not use fewer mantissa bits than the predicted result (`npu_parity.ver
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -175,9 +175,13 @@ class _Tried:
     share: Tensor
     z: Statistic | None
 
+    @cached_property
+    def worst(self) -> float:
+        return float(self.share.max())
+
     @property
     def largest(self) -> float:
-        return max(float(self.share.max()), self.z.share if self.z else 0.0)
+        return max(self.worst, self.z.share if self.z else 0.0)
 
 
 def _sharper(product: Product, found: Tensor, judged: OperatorResult) -> OperatorResult:
@@ -203,7 +207,7 @@ def _sharper(product: Product, found: Tensor, judged: OperatorResult) -> Operato
             break
     if chosen is None:
         return judged
-    largest = float(chosen.share.max())
+    largest = chosen.worst
     judged = replace(judged, predicted_error=largest)
     if chosen.z:
         judged = replace(judged, rms_z=chosen.z.rms, largest_z=chosen.z.largest)

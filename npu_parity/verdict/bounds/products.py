@@ -77,16 +77,18 @@ class Product:
 
         error = 1 + (n + 2) * U  # of float32 itself, where all terms are positive
         self.magnitude = self._float32(x, w).mul_(error)
+        operands, factor = self.magnitude, 2 * u + u**2
         if least < distance / u:
             dx, dw = rounding(x), rounding(w)
             operands = (self._float32(dx, w + dw) + self._float32(x, dw)).mul_(error)
-        else:
-            operands = (2 * u + u**2) * self.magnitude
-        self.partial = self.magnitude + operands + self.added.abs()
-        sums = ((n + 1) * U * self.partial).add_((n + 1) * TINY)
-        self.bound = operands + sums
+            factor = 1.0
+        # Each rounding may also lose `TINY`, and so may those of two more products.
+        self.partial = torch.add(self.magnitude, operands, alpha=factor)
+        self.partial += self.added.abs() + 3 * TINY / U
+        sums = (n + 1) * U * self.partial
+        self.bound = torch.add(sums, operands, alpha=factor)
         # `predicted` has the errors of two float32 products, which are as small as `operands`.
-        self.sums = sums.add_(operands, alpha=(n + 1) * U).add_(2 * (n + 1) * TINY)
+        self.sums = sums.add_(operands, alpha=factor * (n + 1) * U)
         if least < TINY:  # devices may flush such operands to zero
             flushed = (2 * TINY * ((t > 0) & (t < TINY)) for t in (x, w))
             self.sums += self._float32(next(flushed), 2 * w) + self._float32(2 * x, next(flushed))
