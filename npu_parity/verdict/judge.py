@@ -174,10 +174,10 @@ def read_case(
     }
     errors = prediction.get("errors")  # an empty list has no columns
     original = evidence.read_json(system / reference / "measured" / "run.json")
-    shapes = original.get("heads", {"": arrays["reference"].shape[1:]})
+    shapes = original["heads"]
     misfit = ""
     if measured:
-        theirs = stated.get("heads", shapes)
+        theirs = stated["heads"]
         misfit = "" if heads else outputs.mismatch(shapes, theirs)
         for name in {"measured", "hosted"} & arrays.keys():
             arrays[name] = outputs.aligned(arrays[name], shapes, theirs)
@@ -189,11 +189,12 @@ def read_case(
         misfit=misfit,
         overflow=prediction.get("overflow"),
         errors=None if errors is None else np.reshape(errors, (-1, arrays["reference"].shape[1])),
-        narrow=hosted and _precision(system / device / "hosted" / "run.json") != "fp32",
+        narrow=hosted
+        and evidence.read_json(system / device / "hosted" / "run.json")["precision"] != "fp32",
     )
     unrest = original["repeated"]
     found: dict[str, Any] = {"repeated": Repeated.of_reference(unrest)}
-    notes = [*inputs["alike"], *original.get("notes", ())]
+    notes = [*inputs["alike"], *original["notes"]]
     if measured:
         folder = system / device / run
         numerics = evidence.read_json(folder / "numerics.json")
@@ -213,15 +214,9 @@ def read_case(
         task=task,
         pretrained=evidence.read_json(system / "weights.json")["pretrained"],
         notes=notes,
-        precision=_precision(system / device / run / "run.json"),
+        precision=stated["precision"],
         **found,
     )
-
-
-def _precision(sidecar: Path) -> str:
-    """Return the precision of a run; earlier versions ran networks only in float32."""
-    found: str = evidence.read_json(sidecar).get("precision", "fp32")
-    return found
 
 
 def output_files(
