@@ -33,10 +33,12 @@ from npu_parity.verdict import metrics
 from npu_parity.verdict.answers import NOT_ASKED, Answer, Program, Verdict
 from npu_parity.verdict.divergence import Step, divergence, first_beyond
 from npu_parity.verdict.envelope import ENVELOPE
+from npu_parity.verdict.executed import Path, executed
+from npu_parity.verdict.executed import compare as compare_paths
 from npu_parity.verdict.judge import Case, Judgement, judge
 from npu_parity.verdict.kernels import check_operator, execute
 from npu_parity.verdict.operators import OperatorResult
-from npu_parity.verdict.program import compare
+from npu_parity.verdict.program import compare, on_cpu
 from npu_parity.verdict.questions import INPUTS, Repeated, Runs, distances, sizes
 from npu_parity.verdict.recording import Call, record, visit
 
@@ -178,6 +180,7 @@ class Original:
                 f"names: found {len(self.names)}, expected one for each of the {count} inputs"
             )
         self.kernels = kernels
+        self._operators: dict[tuple[Context, bool], list[OperatorResult]] = {}
         self._repeats: dict[tuple[int, ...], dict[str, Any]] = {}
 
     @cached_property
@@ -291,11 +294,6 @@ class Original:
         with storage(own), applied(self.reference, own, torch.device("cpu")) as running:
             return record(running, *batches.tensors(inputs))
 
-    @cached_property
-    def operators(self) -> list[OperatorResult] | None:
-        """The results of question 2 on the device or its simulation; None if not asked."""
-        return self._operators(self.kernels or contextlib.nullcontext)
-
     def unseen(self) -> list[str]:
         """Return what question 2 did not look at."""
         if 2 in self.asked and len(self.chosen) < min(2, len(self.names)):
@@ -391,10 +389,11 @@ class Original:
             moved = any(change != 0 for change in again["batches"].values())
             misfit = "" if self.heads else heads.mismatch(shapes, measured.shapes)
             probed = self.probe(target)
-        program = self.program(ported, theirs)
+        path = self.path(ported, theirs, within)
+        program = path.with_program(self.program(ported, theirs))
         operators = None
         if not misfit:
-            operators = self._operators(within) if kernels else self.operators
+            operators = self.operators(within, path.channels_last)
         found = heads.aligned(measured.array, shapes, measured.shapes)
         if hosted is not None:
             hosted = heads.aligned(hosted, shapes, measured.shapes)
@@ -416,7 +415,14 @@ class Original:
                 probed,
                 self.distances(found),
                 Repeated.from_dict(again, self._unrest(batch_sizes if moved else ())),
-                [*self._alike(), *self._reference.notes, *notes, *again["failed"], *self.unseen()],
+                [
+                    *self._alike(),
+                    *self._reference.notes,
+                    *notes,
+                    *again["failed"],
+                    *self.unseen(),
+                    *path.unseen,
+                ],
                 device.precision,
             )
         )
@@ -444,16 +450,54 @@ class Original:
         except ParityError as error:
             return None, [f"the port does not run on the reference's device: {error}"]
 
-    def _operators(self, within: Context) -> list[OperatorResult] | None:
+    def path(
+        self,
+        ported: nn.Module,
+        ported_inputs: Inputs | None = None,
+        within: Context = contextlib.nullcontext,
+    ) -> Path:
+        """Return how a port's path on the device differs from its path on the CPU."""
+        same = self.device == Device("cpu") and within is contextlib.nullcontext
+        if same or 1 not in self.asked or network.quantised(ported):
+            return Path()
+        theirs = self.inputs if ported_inputs is None else ported_inputs
+        one = batches.rows(theirs, slice(0, 1))
+        own, cpu, device = self.device.precision, torch.device("cpu"), self._target(within)
+        try:
+            with storage(own), applied(on_cpu(ported), own, cpu) as running:
+                here = executed(running, *batches.tensors(one))
+            with (
+                device.configured() as target,
+                within(),
+                applied(ported.to(target), own, target) as running,
+            ):
+                there = executed(running, *batches.tensors(one, target))
+        except ParityError as error:
+            return Path((), (f"the port's operators on the device are not visible: {error}",))
+        return compare_paths(here, there)
+
+    def operators(
+        self, within: Context | None = None, channels_last: bool = False
+    ) -> list[OperatorResult] | None:
+        """Return the results of question 2 on the device or its simulation; None if not asked.
+
+        Args:
+            within: the same as `kernels` in `check_port`; default that of the reference.
+            channels_last: see `check_operator`.
+        """
         if 2 not in self.asked:
             return None
-        target, run, results = self._target(within), _running(within), []
+        within = within or self.kernels or contextlib.nullcontext
+        key = within, channels_last
+        if key not in self._operators:
+            target, run, results = self._target(within), _running(within), []
 
-        def check(call: Call) -> None:
-            results.append(check_operator(call, target, run, self.promised))
+            def check(call: Call) -> None:
+                results.append(check_operator(call, target, run, self.promised, channels_last))
 
-        self.visit(check)
-        return results
+            self.visit(check)
+            self._operators = {key: results}
+        return self._operators[key]
 
     def _target(self, within: Context) -> Device:
         """Return the device for ports. A simulated device rounds without switches of torch."""
@@ -503,10 +547,10 @@ def check_port(
     return original.check(ported, ported_inputs, batch, batch_sizes=batch_sizes)
 
 
-def _running(within: Context) -> Callable[[Call, torch.device], Any]:
-    def run(call: Call, target: torch.device) -> Any:
+def _running(within: Context) -> Callable[..., Any]:
+    def run(call: Call, target: torch.device, channels_last: bool = False) -> Any:
         with within():
-            return execute(call, target)
+            return execute(call, target, channels_last)
 
     return run
 

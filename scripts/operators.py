@@ -25,8 +25,10 @@ def main(
     used = device.use_threads(threads)
     array = evidence.read_inputs(inputs)
     original = Original(checkpoints.load(weights_folder), array, device)
-    program = original.program(checkpoints.load(weights_folder, ported or None))
-    operators = original.operators
+    port = checkpoints.load(weights_folder, ported or None)
+    path = original.path(port)
+    program = path.with_program(original.program(port))
+    operators = original.operators(channels_last=path.channels_last)
     frame = pd.DataFrame([r.row() for r in operators or ()], columns=COLUMNS)
     evidence.write_text(output / "operators.csv", frame.to_csv(index=False))
     evidence.write_sidecar(
@@ -35,7 +37,7 @@ def main(
             **program.to_dict(),
             "operators": len(frame),
             "inputs": original.chosen,
-            "unseen": original.unseen(),
+            "unseen": [*original.unseen(), *path.unseen],
             "without_bound": [
                 {"operator": name, "share_of_elements": share}
                 for name, share in without_bound(operators or ()).items()

@@ -12,7 +12,7 @@ They must not use fewer mantissa bits than the predicted result (`npu_parity.ver
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map
 from npu_parity.backends.device import Device
 from npu_parity.errors import first_line
 from npu_parity.numerics.formats import Numerics
-from npu_parity.verdict import statistic
+from npu_parity.verdict import settings, statistic
 from npu_parity.verdict.bounds import Expected, exact_and_bound, why_no_bound
 from npu_parity.verdict.bounds.products import Product
 from npu_parity.verdict.operators import NO_BOUND, OperatorResult
@@ -32,14 +32,21 @@ from npu_parity.verdict.recording import Call, tensors
 from npu_parity.verdict.statistic import LARGEST_Z, RMS_Z, Statistic
 from npu_parity.verdict.stored import coarse
 
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
-def execute(call: Call, target: torch.device) -> Any:
-    """Run a recorded operator on a device with its recorded operands. It does not change them."""
+
+def execute(call: Call, target: torch.device, channels_last: bool = False) -> Any:
+    """Run a recorded operator on a device with its recorded operands. It does not change them.
+
+    Args:
+        channels_last: whether the memory of images and maps has the channels last.
+    """
     copy = call.func._schema.is_mutable
 
     def moved(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value.to(target, copy=copy)
+            form = _LAST.get(value.ndim) if channels_last else None
+            return value.to(target, copy=copy, memory_format=form or torch.preserve_format)
         return target if isinstance(value, torch.device) else value
 
     args, kwargs = tree_map(moved, (call.args, call.kwargs))
@@ -73,20 +80,37 @@ def check_operators(
 def check_operator(
     call: Call,
     device: Device,
-    run: Callable[[Call, torch.device], Any] = execute,
+    run: Callable[..., Any] = execute,
     numerics: Numerics | None = None,
+    channels_last: bool = False,
 ) -> OperatorResult:
-    """Check one operator; see `check_operators`."""
+    """Check one operator; see `check_operators`.
+
+    Args:
+        channels_last: whether to run it a third time with the channels last in memory, as a port
+            may use it. `run` gets this as an argument.
+    """
+    further = []
+    if channels_last and _has_layouts(call):
+        further = [{"channels_last": True}]
     with device.configured() as target:
-        return _checked(call, numerics or device.numerics, partial(run, call, target))
+        runs = [partial(run, call, target, **how) for how in ({}, {}, *further)]
+        return _checked(call, numerics or device.numerics, runs)
+
+
+def _has_layouts(call: Call) -> bool:
+    """Return whether an operator computes the same, whatever the layout of its operands is."""
+    if call.func.is_view or call.func._schema.is_mutable or settings.name(call.func) == "view":
+        return False
+    return any(tensor.ndim in _LAST for tensor in tensors((call.args, call.kwargs)))
 
 
 _Pairs = list[tuple[Expected, Tensor]]
 
 
 @torch.no_grad()
-def _checked(call: Call, numerics: Numerics, run: Callable[[], Any]) -> OperatorResult:
-    """Run one operator and compare its error with its bound."""
+def _checked(call: Call, numerics: Numerics, runs: Sequence[Callable[[], Any]]) -> OperatorResult:
+    """Run one operator and compare its error with its bound. The first two runs are the same."""
     result = partial(OperatorResult, call.index, call.module, call.operator, _shapes(call))
     nothing = partial(result, math.nan, math.nan, None, ())
     failed = partial(result, math.inf, math.inf, False, ())
@@ -98,8 +122,8 @@ def _checked(call: Call, numerics: Numerics, run: Callable[[], Any]) -> Operator
         return nothing(f"{NO_BOUND} for {call.operator}{why_no_bound(call, numerics)}")
     float32 = references[0].dtype == torch.float32
     product = expected[0].product if expected[0] and float32 else None
-    runs = []
-    for _ in range(2):
+    every = []
+    for run in runs:
         try:
             found = tensors(run())
         except Exception as error:  # torch has more kinds of errors, and so does a simulated device
@@ -113,12 +137,13 @@ def _checked(call: Call, numerics: Numerics, run: Callable[[], Any]) -> Operator
             if (value.shape, value.dtype) != (reference.shape, reference.dtype):
                 return failed(f"returned {_kind(value)}, expected {_kind(reference)}")
             pairs.append((exact, value.cpu()))
-        runs.append(pairs)
-    first, second = runs
+        every.append(pairs)
+    first, second, *further = every
     unrest = _unrest(first, second, product)
-    judged = [result(*_worst(pairs)) for pairs in (runs if unrest else (first,))]
+    every = [first, *([second] if unrest else ()), *further]
+    judged = [result(*_worst(pairs)) for pairs in every]
     if product:
-        judged = [_sharper(product, r[0][1], j) for r, j in zip(runs, judged, strict=False)]
+        judged = [_sharper(product, r[0][1], j) for r, j in zip(every, judged, strict=True)]
     worst = max(judged, key=lambda j: j.largest_error)
     if not unrest:
         return worst

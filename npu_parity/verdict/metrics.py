@@ -36,8 +36,10 @@ DIGITS = ("digit1", "digit2", "digit3", "digit4", "digit5")
 MANY = Threshold(
     32,
     question=3,
-    decides="An array is checked for missing mantissa bits if it has at least this many values.",
-    reason="If mantissa bits are random, 32 values all end in a zero bit only once in 2^32.",
+    decides="An array is checked for missing mantissa bits, and for few decimals, if it has at "
+    "least this many values.",
+    reason="If mantissa bits are random, 32 values all end in a zero bit only once in 2^32. They "
+    "all have few decimals only once in 16^32.",
 )
 # The name of each metric in tables, in order. {} is empty, or prob_ for probabilities.
 FIGURES = {
@@ -248,14 +250,40 @@ def mantissa_bits(values: ArrayLike) -> int:
     return 23 - ((fraction & -fraction).bit_length() - 1) if fraction else 0
 
 
+def decimals(values: ArrayLike) -> int | None:
+    """Return how many decimals the values have together, 0 to 6; None if they have more.
+
+    Values count only if float32 has at least 16 numbers between two numbers with so many decimals.
+    The result is None if fewer than `MANY` values count, or if they are not finite.
+
+    >>> decimals(np.arange(40, dtype=np.float32) / 8), decimals(np.float32(1) / np.arange(1, 40))
+    (3, None)
+    """
+    array = np.asarray(values, dtype=np.float32).ravel()
+    array = array[np.isfinite(array)]
+    for count in range(7):
+        fine = array[np.spacing(np.abs(array)) * 16 <= 10.0**-count]
+        if len(fine) < MANY:
+            return None
+        for part in (fine[: int(MANY)], fine):  # a few values decide most cases
+            if (np.round(part.astype(np.float64), count).astype(np.float32) != part).any():
+                break
+        else:
+            return count
+    return None
+
+
 def coarsened(reference: ArrayLike, values: ArrayLike) -> str | None:
-    """Return a finding if `MANY` or more values use fewer mantissa bits than the reference."""
+    """Return a finding if `MANY` or more values have fewer bits or decimals than the reference."""
     if np.size(values) < MANY:
         return None
     bits, expected = mantissa_bits(values), mantissa_bits(reference)
-    if bits >= expected:
-        return None
-    return f"use {bits} mantissa bits where the reference uses {expected}"
+    if bits < expected:
+        return f"use {bits} mantissa bits where the reference uses {expected}"
+    found, own = decimals(values), decimals(reference)
+    if found is not None and (own is None or found < own):
+        return f"have {found} decimals where the reference has {'more' if own is None else own}"
+    return None
 
 
 def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -> float | None:

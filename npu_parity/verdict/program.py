@@ -71,7 +71,7 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Program:
     """
     if reason := network.quantised(ported):
         return Program(False, "", (reason,))
-    reference, ported = _on_cpu(reference), _on_cpu(ported)
+    reference, ported = on_cpu(reference), on_cpu(ported)
     one = tree_map_only(Tensor, lambda t: t[:1] if t.ndim else t, inputs)
     structure, values = dict(_structure(reference, ported)), dict(_values(reference, ported))
     modes = [sentence for _, sentence in _modes(reference, ported)]
@@ -157,7 +157,8 @@ def _runs(model: nn.Module, *inputs: Any) -> bool:
     return True
 
 
-def _on_cpu(model: nn.Module) -> nn.Module:
+def on_cpu(model: nn.Module) -> nn.Module:
+    """Return a network itself if it is on the CPU, or else a copy there."""
     if all(t.device.type == "cpu" for t in chain(model.parameters(), model.buffers())):
         return model
     return copy.deepcopy(model).to("cpu")

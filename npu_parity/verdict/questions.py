@@ -242,7 +242,7 @@ def same_answer(
     findings += unrest
     stored = metrics.coarsened(runs.predicted, runs.measured)
     if stored:
-        findings.append(f"outputs {stored}: the port stores them in a smaller format")
+        findings.append(f"outputs {stored}: the port rounds them, or stores them in fewer bits")
     if numerics_found and not unrest:  # outputs at random say nothing about numerics
         findings.append(numerics_found)
     return Answer(3, not findings, tuple(findings))
