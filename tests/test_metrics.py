@@ -435,6 +435,14 @@ def test_rounded_to_decimals(count, size):
     assert metrics.coarsened(rounded, rounded) is None
 
 
+def test_few_values():
+    values = np.random.default_rng(1).standard_normal((2, 500)).astype(np.float32)
+    levels = np.quantile(values, np.linspace(0, 1, 256)).astype(np.float32)
+    found = levels[np.abs(values[..., None] - levels).argmin(-1)]
+    assert "values where the reference takes 1000" in metrics.coarsened(values, found)
+    assert metrics.coarsened(found, found) is None
+
+
 @pytest.mark.parametrize("size", [1e2, 1e3, 1e4, 1e5, 1e6])
 def test_large_values_have_few_decimals_by_nature(size):
     generator = np.random.default_rng(2)

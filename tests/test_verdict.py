@@ -175,3 +175,14 @@ def test_numerics_found_and_promised():
 def test_operands_need_the_bits_and_the_range_that_are_promised(kept, promised, short):
     probed = {"conv": {"format": kept}, "matmul": {"format": None}}
     assert len(questions.shortfall(probed, Numerics(promised, None, "fp32"))) == short
+
+
+@pytest.mark.parametrize("change", [lambda x: x.astype(np.float16), lambda x: x.round(3)])
+def test_one_input_that_is_stored_more_coarsely(change):
+    """The error is far below the predicted one."""
+    clean = runs(columns=100)
+    clean.measured[:] = clean.predicted
+    assert questions.same_answer(clean, NAMES).passed
+    clean.measured[4] = change(clean.measured[4])
+    answer = questions.same_answer(clean, NAMES)
+    assert not answer.passed and "outputs of input image4 " in answer.findings[0]

@@ -274,7 +274,10 @@ def decimals(values: ArrayLike) -> int | None:
 
 
 def coarsened(reference: ArrayLike, values: ArrayLike) -> str | None:
-    """Return a finding if `MANY` or more values have fewer bits or decimals than the reference."""
+    """Return a finding if `MANY` or more values are coarser than the reference.
+
+    They have fewer mantissa bits, fewer decimals, or less than half as many different values.
+    """
     if np.size(values) < MANY:
         return None
     bits, expected = mantissa_bits(values), mantissa_bits(reference)
@@ -283,6 +286,9 @@ def coarsened(reference: ArrayLike, values: ArrayLike) -> str | None:
     found, own = decimals(values), decimals(reference)
     if found is not None and (own is None or found < own):
         return f"have {found} decimals where the reference has {'more' if own is None else own}"
+    kinds, others = (len(np.unique(array)) for array in (values, reference))
+    if 2 * kinds < others:
+        return f"take {kinds} values where the reference takes {others}"
     return None
 
 

@@ -240,9 +240,11 @@ def same_answer(
             findings += _flips(name, runs, i, m, error)
     unrest = list(_repeats(repeated, allowed.relative))
     findings += unrest
-    stored = metrics.coarsened(runs.predicted, runs.measured)
-    if stored:
-        findings.append(f"outputs {stored}: the port rounds them, or stores them in fewer bits")
+    whole = zip([""], [p], [m], strict=True)
+    rows = zip((f"of input {name} " for name in names), p, m, strict=True)
+    stored = (f"{of}{why}" for of, a, b in (*whole, *rows) if (why := metrics.coarsened(a, b)))
+    if why := next(stored, None):
+        findings.append(f"outputs {why}: the port rounds them, or stores them in fewer bits")
     if numerics_found and not unrest:  # outputs at random say nothing about numerics
         findings.append(numerics_found)
     return Answer(3, not findings, tuple(findings))
