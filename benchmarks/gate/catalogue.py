@@ -174,7 +174,10 @@ CASES: list[Case] = []
 # Variations that npu-parity does not pass, with the reason.
 FALSE_ALARMS: dict[str, str] = {}
 # Faults that npu-parity passes on some networks, with the reason.
-LET_THROUGH: dict[str, str] = {}
+LET_THROUGH: dict[str, str] = {
+    "outputs scaled by 1.002, on the device only": "the change is smaller than the error that the "
+    "rounding of the device predicts",
+}
 
 
 def middle(found: list, why: str) -> Any:
