@@ -21,9 +21,9 @@ from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import PRECISIONS
 from npu_parity.numerics.storage import stored
 from npu_parity.verdict.bounds import exact_and_bound
+from npu_parity.verdict.coarseness import mantissa_bits
 from npu_parity.verdict.envelope import envelope
 from npu_parity.verdict.kernels import execute
-from npu_parity.verdict.metrics import mantissa_bits
 from npu_parity.verdict.questions import Runs, same_answer
 from npu_parity.verdict.recording import tensors
 

@@ -23,6 +23,7 @@ from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import FORMATS, Numerics
 from npu_parity.verdict import metrics
 from npu_parity.verdict.answers import QUESTIONS, Answer, Program
+from npu_parity.verdict.coarseness import coarsened
 from npu_parity.verdict.envelope import ENVELOPE, envelope
 from npu_parity.verdict.operators import OperatorResult, without_bound
 from npu_parity.verdict.thresholds import Threshold
@@ -242,7 +243,7 @@ def same_answer(
     findings += unrest
     whole = zip([""], [p], [m], strict=True)
     rows = zip((f"of input {name} " for name in names), p, m, strict=True)
-    stored = (f"{of}{why}" for of, a, b in (*whole, *rows) if (why := metrics.coarsened(a, b)))
+    stored = (f"{of}{why}" for of, a, b in (*whole, *rows) if (why := coarsened(a, b)))
     if why := next(stored, None):
         findings.append(f"outputs {why}: the port rounds them, or stores them in fewer bits")
     if numerics_found and not unrest:  # outputs at random say nothing about numerics

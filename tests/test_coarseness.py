@@ -1,0 +1,42 @@
+"""Outputs that use fewer bits, decimals or values than they should."""
+
+import numpy as np
+import pytest
+
+from npu_parity.verdict.coarseness import coarsened, decimals, mantissa_bits
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 10), ("float32", 23)])
+def test_mantissa_bits_tell_the_format_that_values_were_stored_in(dtype, bits):
+    values = np.random.default_rng(0).standard_normal(1000).astype(dtype).astype(np.float32)
+    assert mantissa_bits(values) == bits
+    assert mantissa_bits([0.0, 1.0, -2.0, np.nan, np.inf]) == 0
+    finding = coarsened(np.random.default_rng(1).standard_normal(1000), values)
+    assert (finding is None) == (dtype == "float32")
+    assert coarsened(values, values[:10].round()) is None  # too few to tell
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0])
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_rounded_to_decimals(count, size):
+    values = (size * np.random.default_rng(1).standard_normal((2, 500))).astype(np.float32)
+    rounded = values.round(count)
+    assert decimals(values) is None and decimals(rounded) <= count
+    assert "decimals where the reference has more" in coarsened(values, rounded)
+    assert coarsened(rounded, rounded) is None
+
+
+def test_few_values():
+    values = np.random.default_rng(1).standard_normal((2, 500)).astype(np.float32)
+    levels = np.quantile(values, np.linspace(0, 1, 256)).astype(np.float32)
+    found = levels[np.abs(values[..., None] - levels).argmin(-1)]
+    assert "values where the reference takes 1000" in coarsened(values, found)
+    assert coarsened(found, found) is None
+
+
+@pytest.mark.parametrize("size", [1e2, 1e3, 1e4, 1e5, 1e6])
+def test_large_values_have_few_decimals_by_nature(size):
+    generator = np.random.default_rng(2)
+    for _ in range(50):
+        a, b = (size * generator.standard_normal((2, 64))).astype(np.float32)
+        assert coarsened(a, b) is None
