@@ -1,4 +1,4 @@
-"""Outputs with fewer bits, decimals or values than they should have: a port rounds or stores them."""
+"""Outputs with fewer bits, decimals or values than they should have."""
 
 import numpy as np
 from numpy.typing import ArrayLike
