@@ -20,10 +20,10 @@ all: .venv/.ready
 test: .venv/.ready
 	pytest -n 2 --dist loadfile
 
-# All tests of figures as on another machine: other kernels of BLAS and torch, two threads.
+# The fast tests as on another machine: other kernels of BLAS and torch, two threads.
 elsewhere: .venv/.ready
 	OPENBLAS_CORETYPE=$(OTHER_CORE) ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=2 \
-	  pytest -m "not abuse" -n 2 --dist loadfile
+	  pytest -m "not slow and not abuse" -n 2 --dist loadfile
 
 # The tests that read results/. They must pass for the results of any run.
 evidence: .venv/.ready

@@ -13,7 +13,8 @@ import json
 import multiprocessing
 import os
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import gates
 import numpy as np
@@ -127,19 +128,13 @@ def measure(name: str, pattern: str = "*") -> list[Record]:
         kernels.exact_and_bound = exact_and_bound
 
 
-def measured(names: list[str], pattern: str = "*") -> list[Record]:
-    """Judge the cases whose name matches a pattern on some systems, with a process for each core.
-
-    The order of the records does not depend on which process is faster.
-    """
-    ordered = sorted(names, key=list(SYSTEMS).index)
+def measured(names: list[str], pattern: str = "*") -> Iterator[list[Record]]:
+    """Yield the records of each system, with a process for each core, see `measure`."""
     context = multiprocessing.get_context("spawn")  # threads do not survive a fork
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as processes:
-        return [
-            record
-            for records in processes.map(measure, ordered, [pattern] * len(ordered))
-            for record in records
-        ]
+        running = [processes.submit(measure, name, pattern) for name in names]
+        for done in as_completed(running):
+            yield done.result()
 
 
 def stored(results: Results) -> str:
@@ -174,8 +169,7 @@ def main() -> None:
     parser.add_argument("--docs", action="store_true", help="rewrite the page only")
     arguments = parser.parse_args()
     results: Results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"records": []}
-    if not arguments.docs:
-        found = measured(arguments.systems, arguments.cases)
+    for found in () if arguments.docs else measured(arguments.systems, arguments.cases):
         results = {
             "version": importlib.metadata.version("npu-parity"),
             "torch": torch.__version__,
