@@ -335,6 +335,6 @@ def test_port_that_raises_is_caught_by_all(tiny):
 
 def test_new_records_replace_old_ones():
     old = [{"system": "svhn", "fault": f, "n": 0} for f in ("eps of one norm", "forgotten")]
-    new = [{"system": "resnet34", "fault": "eps of one norm", "n": 1}]
+    new = [{"system": "efficientnet_lite0", "fault": "eps of one norm", "n": 1}]
     new += [{"system": "svhn", "fault": "eps of one norm", "n": 1}]
     assert run.merged(old, new) == new

@@ -1,6 +1,6 @@
 """Which gate catches which porting fault: rewrites ``results.json`` and ``docs/gate*.md``.
 
-``python benchmarks/gate/run.py [--systems resnet34 …] [--cases PATTERN] [--docs]``
+``python benchmarks/gate/run.py [--systems svhn …] [--cases PATTERN] [--docs]``
 """
 
 import argparse
