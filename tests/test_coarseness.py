@@ -40,3 +40,9 @@ def test_large_values_have_few_decimals_by_nature(size):
     for _ in range(50):
         a, b = (size * generator.standard_normal((2, 64))).astype(np.float32)
         assert coarsened(a, b) is None
+
+
+def test_less_than_half_of_the_values():
+    values = np.random.default_rng(1).standard_normal(40).astype(np.float32)
+    assert "take 15 values" in coarsened(values, np.resize(values[:15], 40))
+    assert coarsened(values, np.resize(values[:20], 40)) is None

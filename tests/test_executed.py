@@ -108,3 +108,14 @@ def test_layouts_are_seen(net):
     assert executed(net, X.to(memory_format=torch.channels_last)).channels_last
     names = [step.name for step in executed(net, X).steps]
     assert names == ["convolution", "native_batch_norm", "relu", "addmm"]
+
+
+def test_steps_are_operators_that_compute_with_their_settings():
+    class Net(nn.Module):
+        def forward(self, x):
+            return nn.functional.leaky_relu(x.clone().mean(1), 0.2)
+
+    mean, leaky = executed(Net(), X).steps
+    assert (mean.name, leaky.name) == ("mean", "leaky_relu")
+    assert mean.settings == {} and leaky.settings == {"negative_slope": 0.2}
+    assert mean.place == "at the top level" and Step("a.b", "relu", {}).place == "at a.b"
