@@ -7,7 +7,7 @@ call. An `Original` does the same for several ports and computes the reference o
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -285,14 +285,34 @@ class Original:
 
     def visit(self, each: Callable[[Call], None]) -> None:
         """Run the reference on the chosen inputs, in the device's precision; see `visit`."""
-        own, inputs = self.device.precision, batches.rows(self.inputs, self.chosen)
-        with storage(own), applied(self.reference, own, torch.device("cpu")) as running:
+        inputs = batches.rows(self.inputs, self.chosen)
+        with self._on_cpu(self.reference) as running:
             visit(running, *batches.tensors(inputs), each=each)
 
     def _recorded(self, inputs: Inputs) -> list[Call]:
-        own = self.device.precision
-        with storage(own), applied(self.reference, own, torch.device("cpu")) as running:
+        with self._on_cpu(self.reference) as running:
             return record(running, *batches.tensors(inputs))
+
+    @contextlib.contextmanager
+    def _on_cpu(self, model: nn.Module) -> Iterator[nn.Module]:
+        """Yield a network on the CPU in the device's precision; 16 bits are emulated inside."""
+        own = self.device.precision
+        with storage(own), applied(model, own, torch.device("cpu")) as running:
+            yield running
+
+    @contextlib.contextmanager
+    def _on_device(
+        self, ported: nn.Module, within: Context
+    ) -> Iterator[tuple[nn.Module, torch.device]]:
+        """Yield a port on the device in its precision, and the torch device."""
+        device = self._target(within)
+        with (
+            network.guarded(network.named(ported)),
+            device.configured() as target,
+            within(),
+            applied(ported.to(target), device.precision, target) as running,
+        ):
+            yield running, target
 
     def unseen(self) -> list[str]:
         """Return what question 2 did not look at."""
@@ -351,14 +371,7 @@ class Original:
         measured = []
         if ported is not None and not network.quantised(ported):
             theirs = self.inputs if ported_inputs is None else ported_inputs
-            name = network.named(ported)
-            device = self._target(within)
-            with (
-                network.guarded(name),
-                device.configured() as target,
-                within(),
-                applied(ported.to(target), device.precision, target) as running,
-            ):
+            with self._on_device(ported, within) as (running, target):
                 measured = record(running, *batches.tensors(batches.rows(theirs, one), target))
         return divergence(calls, exact, predicted, measured, alone)
 
@@ -462,15 +475,10 @@ class Original:
             return Path()
         theirs = self.inputs if ported_inputs is None else ported_inputs
         one = batches.rows(theirs, slice(0, 1))
-        own, cpu, device = self.device.precision, torch.device("cpu"), self._target(within)
         try:
-            with storage(own), applied(on_cpu(ported), own, cpu) as running:
+            with self._on_cpu(on_cpu(ported)) as running:
                 here = executed(running, *batches.tensors(one))
-            with (
-                device.configured() as target,
-                within(),
-                applied(ported.to(target), own, target) as running,
-            ):
+            with self._on_device(ported, within) as (running, target):
                 there = executed(running, *batches.tensors(one, target))
         except ParityError as error:
             return Path((), (f"the port's operators on the device are not visible: {error}",))

@@ -26,8 +26,9 @@ def main(
     array = evidence.read_inputs(inputs)
     original = Original(checkpoints.load(weights_folder), array, device)
     port = checkpoints.load(weights_folder, ported or None)
+    program = original.program(port)  # first, because the path leaves the port on the device
     path = original.path(port)
-    program = path.with_program(original.program(port))
+    program = path.with_program(program)
     operators = original.operators(channels_last=path.channels_last)
     frame = pd.DataFrame([r.row() for r in operators or ()], columns=COLUMNS)
     evidence.write_text(output / "operators.csv", frame.to_csv(index=False))

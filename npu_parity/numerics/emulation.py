@@ -7,19 +7,18 @@ emulation does the same::
         predicted = model(x)
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from npu_parity.errors import ParityError
+from npu_parity.numerics.dispatch import Operators
 from npu_parity.numerics.formats import Numerics
 from npu_parity.numerics.rounding import NARROW, round_to
-from npu_parity.numerics.schema import is_composite
 
 aten = torch.ops.aten
 
@@ -45,50 +44,7 @@ _FUSED = {
 }
 
 
-def parts(func: torch._ops.OpOverload) -> Callable[..., Any] | None:
-    """Return a function that computes an operator from other operators; None if it has no parts.
-
-    The parts of a layer of an LSTM are visible to a dispatch mode. Its fused kernel hides them.
-    """
-    if func.overloadpacket is aten.mkldnn_rnn_layer:
-        return _lstm_layer
-    return func.decompose if is_composite(func) else None
-
-
-def _lstm_layer(
-    x: Tensor,
-    input_weight: Tensor,
-    weight: Tensor,
-    input_bias: Tensor,
-    bias: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    reverse: bool,
-    batch_sizes: list[int],
-    mode: int,
-    hidden_size: int,
-    num_layers: int,
-    has_biases: bool,
-    bidirectional: bool,
-    batch_first: bool,
-    train: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute ``aten.mkldnn_rnn_layer``: one direction of a layer, x of shape (time, batch, n)."""
-    biases = (input_bias, bias) if has_biases else (None, None)
-    steps = torch.nn.functional.linear(x, input_weight, biases[0]).unbind(0)
-    h, c = (state.reshape(x.shape[1], hidden_size) for state in (hidden, cell))
-    outputs = []
-    for step in reversed(steps) if reverse else steps:
-        gates = step + torch.nn.functional.linear(h, weight, biases[1])
-        take, keep, new, give = gates.chunk(4, -1)
-        c = keep.sigmoid() * c + take.sigmoid() * new.tanh()
-        h = give.sigmoid() * c.tanh()
-        outputs.append(h)
-    output = torch.stack(outputs[::-1] if reverse else outputs)
-    return output, h.reshape(hidden.shape), c.reshape(cell.shape), x.new_zeros(0)
-
-
-class Emulation(TorchDispatchMode):
+class Emulation(Operators):
     """Rounds the float32 operands of convolutions and matrix products, then runs them in float32.
 
     It does not change biases, accumulators, other operators and other dtypes. It rounds each weight
@@ -100,19 +56,15 @@ class Emulation(TorchDispatchMode):
     """
 
     def __init__(self, numerics: Numerics):
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
+        super().__init__()
         self.numerics = numerics
         self._memory: dict[tuple[int, torch.dtype], Tensor] = {}
         self._weights: dict[tuple[int, int, int, str], tuple[Tensor, Tensor]] = {}
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def run(
+        self, func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
+        """Round the operands of a product, and run any operator."""
         operator = func.overloadpacket
         if operator in _CONVOLUTIONS:
             args = self._round(args, 0, self._conv_format(args))
@@ -123,9 +75,6 @@ class Emulation(TorchDispatchMode):
                 f"found {func}, whose matrix products cannot be rounded, expected separate ones: "
                 "run attention inside npu_parity.emulate"
             )
-        elif split := parts(func):  # linear, conv2d, einsum ...
-            with self:
-                return split(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _conv_format(self, args: tuple[Any, ...]) -> str:

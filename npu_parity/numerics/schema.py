@@ -1,4 +1,4 @@
-"""What torch states about an operator: its arguments by name, what it writes to, its parts."""
+"""What torch states about an operator: its arguments, what it writes to, what kind it is."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+_MARKS = ("_record_function", "_assert", "sym_constrain")
+
 
 @cache
 def is_composite(func: torch._ops.OpOverload) -> bool:
@@ -16,6 +18,11 @@ def is_composite(func: torch._ops.OpOverload) -> bool:
     Inference mode does not split such an operator.
     """
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+def computes_nothing(func: torch._ops.OpOverload) -> bool:
+    """Return whether an operator is a mark of a profiler or an assertion of an exported graph."""
+    return func._schema.name.partition("::")[2].startswith(_MARKS)
 
 
 def arguments(

@@ -6,15 +6,15 @@ result once. The emulation does the same for every operator, whatever the CPU's 
 
 import functools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from npu_parity.numerics.dispatch import Operators
 from npu_parity.numerics.emulation import attention_apart
 from npu_parity.numerics.rounding import NARROW
 from npu_parity.numerics.schema import is_composite, written
@@ -25,7 +25,7 @@ _NARROW = frozenset(NARROW.values())
 _JOINING = {aten.cat, aten.stack}  # promote their operands, like pointwise operators
 
 
-class Storage(TorchDispatchMode):
+class Storage(Operators):
     """Runs every operator with 16-bit operands in float32 and rounds its results to 16 bits.
 
     Torch's rules of promotion decide the dtype of a result. Float32 data stays as it is. Enter it
@@ -38,21 +38,18 @@ class Storage(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
+        super().__init__()
         self.overflow: str | None = None
         self.module: nn.Module | None = None
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def parts(self, func: torch._ops.OpOverload) -> Callable[..., Any] | None:
+        """Return the parts of a composite operator. A layer of an LSTM is one kernel."""
+        return func.decompose if is_composite(func) else None
+
+    def run(
+        self, func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
-        if is_composite(func):
-            with self:
-                return func.decompose(*args, **kwargs)
+        """Run one operator in float32, and round its results."""
         given, structure = tree_flatten((args, kwargs))
         moves = func.is_view or torch.Tag.inplace_view in func.tags
         if moves or not any(map(is_narrow, given)):

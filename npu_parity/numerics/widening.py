@@ -4,20 +4,18 @@ A network may write ``x.float()`` or ``torch.zeros(..., dtype=torch.float32)``. 
 request would round, or mix two types.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from npu_parity.numerics.emulation import parts
+from npu_parity.numerics.dispatch import Operators
+from npu_parity.numerics.schema import computes_nothing
 
 WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-# An exported graph asserts float32. These operators compute nothing.
-_CHECKS = ("_assert", "_record_function", "sym_constrain")
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -25,33 +23,25 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(WIDER.get(tensor.dtype, tensor.dtype), copy=True)
 
 
-class Widening(TorchDispatchMode):
+class Widening(Operators):
     """Computes in float64 what asks for float32. Enter it through `widened`."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
+        super().__init__()
         self._constants: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
-
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name = func._schema.name.partition("::")[2]
-        if name.startswith(_CHECKS):
-            return func(*args, **kwargs or {}) if "record" in name else None
-        if split := parts(func):
-            with self:
-                return split(*args, **kwargs or {})
-        args, kwargs = tree_map(self._widened, (args, kwargs or {}))
-        return self.run(func, args, kwargs)
 
     def run(
         self, func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run one operator with wide operands."""
+        """Run one operator with wide operands. Leave out assertions: they are of float32."""
+        if computes_nothing(func):
+            return func(*args, **kwargs) if "record" in func.name() else None
+        return self.run_wide(func, *tree_map(self._widened, (args, kwargs)))
+
+    def run_wide(
+        self, func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run one operator, whose operands are wide."""
         return func(*args, **kwargs)
 
     def _widened(self, value: Any) -> Any:

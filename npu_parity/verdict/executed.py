@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from npu_parity.numerics.schema import computes_nothing
 from npu_parity.verdict import settings
 from npu_parity.verdict.answers import Program
 from npu_parity.verdict.recording import Call, tensors, visit
 
-# Operators that only move values; memory layouts and devices decide whether they run.
-_MOVING = {"clone", "copy", "detach", "alias", "contiguous", "lift", "lift_fresh", "_to_copy"}
-_MARKS = ("_record_function", "_assert", "sym_constrain")  # compute nothing
+# Operators that only move values. The device and memory layouts decide whether they run.
+_MOVING = {*settings.HANDING_ON, "copy", "_to_copy"}
+# The memory format of images and videos with the channels last, by number of dimensions.
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def executed(model: nn.Module, *inputs: Any) -> Executed:
 
     def note(call: Call) -> None:
         name = settings.name(call.func)
-        if call.func.is_view or name in _MOVING or name.startswith(_MARKS):
+        if call.func.is_view or name in _MOVING or computes_nothing(call.func):
             return
         normal = settings.normal(name, call.arguments, call.result)
         own = {n: v for n, v in normal.items() if settings.decides(name, n) and not tensors(v)}
@@ -92,7 +94,7 @@ def executed(model: nn.Module, *inputs: Any) -> Executed:
 
 def is_channels_last(tensor: Tensor) -> bool:
     """Return whether the memory of a tensor has its channels last, and not also first."""
-    form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    form = CHANNELS_LAST.get(tensor.ndim)
     if form is None or tensor.is_contiguous():
         return False
     return tensor.is_contiguous(memory_format=form)
@@ -109,8 +111,8 @@ def compare(here: Executed, there: Executed) -> Path:
     if differ:
         (a, b), *_ = differ
         what = f"{b.name} where it runs {a.name}, {a.place}"
-    text = f"on the device, the port runs {what} on the reference's device; no kernel was checked"
-    return Path((), (f"{text} for it",), there.channels_last)
+    text = f"on the device, the port runs {what} on the reference's device"
+    return Path((), (f"{text}; no kernel was checked for it",), there.channels_last)
 
 
 def _settings(here: Executed, there: Executed) -> Iterator[str]:

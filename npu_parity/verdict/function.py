@@ -252,7 +252,7 @@ class _Float64(Widening):
         """Return whether a tensor depends on the inputs."""
         return _memory(tensor) in self._fed
 
-    def run(
+    def run_wide(
         self, func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run one operator with wide operands, and note what it computes."""

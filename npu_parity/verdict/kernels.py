@@ -27,12 +27,11 @@ from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict import settings, statistic
 from npu_parity.verdict.bounds import Expected, exact_and_bound, why_no_bound
 from npu_parity.verdict.bounds.products import Product
+from npu_parity.verdict.executed import CHANNELS_LAST
 from npu_parity.verdict.operators import NO_BOUND, OperatorResult
 from npu_parity.verdict.recording import Call, tensors
 from npu_parity.verdict.statistic import LARGEST_Z, RMS_Z, Statistic
 from npu_parity.verdict.stored import coarse
-
-_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def execute(call: Call, target: torch.device, channels_last: bool = False) -> Any:
@@ -45,7 +44,7 @@ def execute(call: Call, target: torch.device, channels_last: bool = False) -> An
 
     def moved(value: Any) -> Any:
         if isinstance(value, Tensor):
-            form = _LAST.get(value.ndim) if channels_last else None
+            form = CHANNELS_LAST.get(value.ndim) if channels_last else None
             return value.to(target, copy=copy, memory_format=form or torch.preserve_format)
         return target if isinstance(value, torch.device) else value
 
@@ -102,7 +101,7 @@ def _has_layouts(call: Call) -> bool:
     """Return whether an operator computes the same, whatever the layout of its operands is."""
     if call.func.is_view or call.func._schema.is_mutable or settings.name(call.func) == "view":
         return False
-    return any(tensor.ndim in _LAST for tensor in tensors((call.args, call.kwargs)))
+    return any(tensor.ndim in CHANNELS_LAST for tensor in tensors((call.args, call.kwargs)))
 
 
 _Pairs = list[tuple[Expected, Tensor]]

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from npu_parity.backends import network
 from npu_parity.errors import ParityError
+from npu_parity.numerics.schema import computes_nothing
 from npu_parity.verdict import function, settings
 from npu_parity.verdict.answers import Program
 from npu_parity.verdict.recording import Call, record, tensors
@@ -36,15 +37,11 @@ CONSTANT = Threshold(
 _IDLE_SETTINGS = {
     *("momentum", "track_running_stats", "affine", "elementwise_affine", "inplace", "p", "name")
 }
-# Operators that return their input unchanged. Memory layouts decide whether they run.
-_HANDING_ON = {"clone", "detach", "alias", "contiguous", "lift", "lift_fresh"}
 # Operators that may return their input unchanged.
 _MAY_HAND_ON = {
     *("as_strided", "view", "expand", "slice", "permute", "transpose", "squeeze", "unsqueeze"),
     *("_to_copy", "flip", "constant_pad_nd", "t"),
 }
-# Operators that compute nothing: marks of a profiler, assertions in an exported graph.
-_MARKS = ("_record_function", "_assert", "sym_constrain")
 
 # A subject and a sentence about it. The subject is a tensor's name, or a module and a setting. It
 # prevents two findings about the same thing.
@@ -319,7 +316,7 @@ class _Difference:
 
 def _hands_on(call: Call) -> bool:
     """Return whether an operator returns its first operand, perhaps in another memory layout."""
-    if call.name in _HANDING_ON:
+    if call.name in settings.HANDING_ON:
         return True
     if settings.name(call.func) not in _MAY_HAND_ON or not isinstance(call.result, Tensor):
         return False
@@ -344,7 +341,7 @@ def _steps(calls: list[Call], model: nn.Module) -> list[_Step]:
         return _Operand(value, made.get(_key(value), written.get(memory)), names.get(memory))
 
     for call in calls:
-        if call.name.startswith(_MARKS):
+        if computes_nothing(call.func):
             continue
         name = settings.name(call.func)
         normal = settings.normal(name, call.arguments, call.result)

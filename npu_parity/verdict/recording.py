@@ -6,7 +6,7 @@ another device (`npu_parity.operators`).
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 from npu_parity.backends import network
 from npu_parity.numerics import schema
-from npu_parity.numerics.emulation import attention_apart, parts
+from npu_parity.numerics.dispatch import Operators
+from npu_parity.numerics.emulation import attention_apart
 
 # These operators compute nothing. The values in new memory differ from run to run.
 ALLOCATIONS = {
@@ -141,24 +142,17 @@ def observed(model: nn.Module, *inputs: Any, evaluating: bool = True) -> Iterato
         yield path
 
 
-class _Visitor(TorchDispatchMode):
+class _Visitor(Operators):
     """Hands every executed operator to a function, which runs outside of all dispatch modes."""
 
     def __init__(self, path: list[str], each: Callable[[Call], None]):
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
+        super().__init__()
         self._path, self._each, self._count = path, each, 0
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def run(
+        self, func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
-        if split := parts(func):
-            with self:
-                return split(*args, **kwargs)
+        """Run one operator, and hand it over."""
         # Module.to() replaces the memory of a Parameter. A detached tensor keeps its memory.
         operands = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
         for tensor in schema.written(func, args, kwargs):

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from npu_parity.verdict.recording import tensors
 
+# Operators that return their input unchanged. Memory layouts decide whether they run.
+HANDING_ON = {"clone", "detach", "alias", "contiguous", "lift", "lift_fresh"}
 OTHER_NAMES = {
     **dict.fromkeys(("_unsafe_view", "reshape", "_reshape_alias"), "view"),
     **dict.fromkeys(("_convolution", "convolution_overrideable"), "convolution"),
