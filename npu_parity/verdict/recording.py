@@ -109,8 +109,10 @@ def visit(model: nn.Module, *inputs: Any, each: Callable[[Call], None]) -> None:
     No call is kept, so that memory does not grow with the number of layers. A call's tensors are
     valid until `each` returns.
 
-    >>> visit(nn.ReLU(), torch.ones(2), each=lambda call: print(call.name))
-    relu
+    >>> names = []
+    >>> visit(nn.ReLU(), torch.ones(2), each=lambda call: names.append(call.name))
+    >>> names
+    ['relu']
     """
     inputs = tree_map_only(Tensor, Tensor.clone, inputs)
     with observed(model, *inputs) as path, _Visitor(path, each):
