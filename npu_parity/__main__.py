@@ -1,5 +1,6 @@
 """Command line: ``python -m npu_parity predict --system efficientnet_lite0 --image cat.jpg``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
 @app.callback()
 def npu_parity() -> None:
-    """Classify your own images with a system, or measure the numerics of a device."""
+    """Classify your own images, measure the numerics of a device, or judge its outputs."""
 
 
 @app.command()
@@ -64,6 +65,59 @@ def verify(
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ParityError(f"{wrong[0]}{more}")
+
+
+@app.command()
+def judge(
+    reference: Annotated[Path, typer.Option(help="float32 outputs of the reference, .npy")],
+    device_outputs: Annotated[Path, typer.Option(help="outputs of the device, .npy")],
+    exact: Annotated[
+        Path | None,
+        typer.Option(
+            help="float64 outputs of the reference; default: DEVICE/exact/outputs.npy, if the "
+            "reference is DEVICE/measured/outputs.npy of a run"
+        ),
+    ] = None,
+    predicted: Annotated[
+        Path | None, typer.Option(help="predicted outputs, if the device rounds operands")
+    ] = None,
+    task: Annotated[str, typer.Option(help="as in the configuration")] = "classification",
+    heads: Annotated[dict, typer.Option(parser=cli.mapping, help="name: columns")] = "{}",  # type: ignore[assignment, type-arg]
+    json: Annotated[Path | None, typer.Option(help="also write all figures to this file")] = None,
+) -> None:
+    """Print the verdict on outputs that any tool computed. Exit code 1: FAIL, 2: a mistake."""
+    from npu_parity import evidence
+    from npu_parity.verdict import judge as judging
+    from npu_parity.verdict.arrays import read_arrays
+
+    try:
+        exact = exact or _beside(reference)
+        case = read_arrays(reference, device_outputs, exact, predicted, task, heads)
+        found = judging.judge(case)
+        if json:
+            files = {"reference": reference, "measured": device_outputs, "exact": exact}
+            files |= {"predicted": predicted} if predicted else {}
+            hashes = {name: evidence.sha256(file) for name, file in files.items()}
+            evidence.write_sidecar(json, {"task": task, "sha256": hashes, **found.to_dict()})
+    except ParityError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(found.verdict)
+    for answer in found.verdict.answers:
+        print(answer, *(f"   {more}" for more in answer.findings[1:]), sep="\n")
+    if found.verdict.failed:
+        raise typer.Exit(1)
+
+
+def _beside(reference: Path) -> Path:
+    """Return the float64 outputs of a run of the workflow; ParityError if there are none."""
+    found = reference.absolute().parent.parent / "exact" / "outputs.npy"
+    if not found.is_file():
+        raise ParityError(
+            f"{reference}: found no float64 outputs, which show the error of float32 itself; "
+            "give --exact FILE"
+        )
+    return found
 
 
 def main() -> None:
