@@ -9,7 +9,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -499,11 +499,16 @@ class Original:
         key = within, channels_last
         if key not in self._operators:
             target, run, results = self._target(within), _running(within), []
-
-            def check(call: Call) -> None:
-                results.append(check_operator(call, target, run, self.promised, channels_last))
-
-            self.visit(check)
+            own = within is contextlib.nullcontext and target == Device("cpu")
+            check = partial(
+                check_operator,
+                device=target,
+                run=run,
+                numerics=self.promised,
+                channels_last=channels_last,
+                recorded=own,
+            )
+            self.visit(lambda call: results.append(check(call)))
             self._operators = {key: results}
         return self._operators[key]
 
