@@ -369,7 +369,7 @@ class Original:
         with emulate(self.promised):
             predicted = self._recorded(own)
         measured = []
-        if ported is not None and not network.quantised(ported):
+        if ported is not None and 1 in self.asked and not network.quantised(ported):
             theirs = self.inputs if ported_inputs is None else ported_inputs
             with self._on_device(ported, within) as (running, target):
                 measured = record(running, *batches.tensors(batches.rows(theirs, one), target))
@@ -396,7 +396,8 @@ class Original:
         hosted, notes = self._hosted(ported, theirs, within)
         device = self._target(within)
         with network.guarded(name), device.configured() as target, within():
-            with applied(ported.to(target), device.precision, target) as running:
+            compiled = device.implementation.compiled(ported, theirs)
+            with applied(compiled.to(target), device.precision, target) as running:
                 measured = outputs.forward(running, theirs, target, batch)
                 again = outputs.repeated(running, theirs, measured, target, batch, batch_sizes)
             moved = any(change != 0 for change in again["batches"].values())
