@@ -80,6 +80,7 @@ class Request:
 class _File:
     sha256: str
     announced: bool
+    lfs: bool
     commit: str
 
 
@@ -129,17 +130,19 @@ class HubServer:
         content: bytes,
         revision: str | None = None,
         announced: bool = True,
+        lfs: bool = True,
     ) -> str:
         """Commit a file to a branch (default: the hub's default branch) and return the commit.
 
-        Earlier commits stay. With `announced=False` the hub states no sha256 for the file.
+        Earlier commits stay. With `announced=False` the hub states no hash for the file. With
+        `lfs=False` it is a small file: Hugging Face states git's hash of it.
         """
         sha256 = hashlib.sha256(content).hexdigest()
         self.blobs[sha256] = content
         parent = self._refs.get((repo, revision), "")
         commit = hashlib.sha1(f"{parent}{repo}{revision}{file}{sha256}".encode()).hexdigest()
         tree = self._trees.get((repo, parent), {})
-        self._trees[repo, commit] = tree | {file: _File(sha256, announced, commit)}
+        self._trees[repo, commit] = tree | {file: _File(sha256, announced, lfs, commit)}
         self._refs[repo, revision] = commit
         return commit
 
@@ -246,8 +249,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.query.get("blobs"):
             for sibling, file in zip(siblings, tree.values(), strict=True):
                 size = len(self.hub.blobs[file.sha256])
-                sibling |= {"size": size, "blobId": "0" * 40}
-                if file.announced:
+                blob = b"blob %d\0" % size + self.hub.blobs[file.sha256]
+                sibling |= {"size": size, "blobId": hashlib.sha1(blob).hexdigest()}
+                if not file.announced:
+                    del sibling["blobId"]
+                elif file.lfs:
                     sibling["lfs"] = {"sha256": file.sha256, "size": size, "pointerSize": 134}
         return self.json({"id": repo, "sha": commit, "private": False, "siblings": siblings})
 

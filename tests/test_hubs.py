@@ -11,7 +11,7 @@ import pytest
 from hub_server import NOWHERE, HubServer, hub_env, process
 
 from npu_parity.errors import ParityError
-from npu_parity.sources import hubs
+from npu_parity.sources import clients, hubs
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def server(running):
     server.fail(None)
 
 
-@pytest.fixture(params=list(hubs.CLIENTS))
+@pytest.fixture(params=list(clients.CLIENTS))
 def hub(request):
     return request.param
 
@@ -85,7 +85,7 @@ def reachable(hub, running):
 
     def reachable(env=None, timeout=3.0):
         with process(env) if env else nullcontext(running[1]) as pool:
-            pool.submit(hubs._client, hub).result(30)  # the import does not count
+            pool.submit(clients.connect, hub).result(30)  # the import does not count
             start = time.perf_counter()
             reason = pool.submit(hubs.reachable, hub, timeout).result(30)
             return reason, time.perf_counter() - start

@@ -192,6 +192,16 @@ def test_path_is_described():
         "seed": None,
         "seeded_tensors": [],
         "calibrated_batch_norms": 0,
+        "cache": None,
+        "container": "safetensors",
+        "state": None,
+        "other_states": {},
+        "prefix": "",
+        "wrappers": [],
+        "aliases": {},
+        "left_out": [],
+        "matched": "by_name",
+        "shards": [],
         "tried": [],
     }
 

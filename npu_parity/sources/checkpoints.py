@@ -44,8 +44,8 @@ class _InertList(_Inert):
 
 
 # Classes that training programs store beside the tensors. Their own code never runs: torch's
-# unpickler makes these stand-ins in their place, and nothing reads the stand-ins. Any other class is
-# refused by name.
+# unpickler makes these stand-ins in their place, and nothing reads the stand-ins. Any other class
+# is refused by name.
 _STAND_INS: dict[str, type[_Inert]] = {
     **dict.fromkeys(
         (
@@ -112,7 +112,7 @@ def load(folder: str | Path, architecture: str | None = None) -> nn.Module:
 
 
 def read(path: Path) -> Checkpoint:
-    """Return the content of a weights file: safetensors, from ``torch.save``, or an index of shards.
+    """Return the content of a file: safetensors, from ``torch.save``, or an index of shards.
 
     The first bytes say what the file is. Tensors of other devices are read to the CPU.
 
@@ -156,7 +156,7 @@ def _safetensors(path: Path) -> Checkpoint:
 
 def _pickled(container: str, mapped: bool) -> Callable[[Path], Checkpoint]:
     def reader(path: Path) -> Checkpoint:
-        allowed = [(stand_in, name) for name, stand_in in _STAND_INS.items()]
+        allowed: list[Any] = [(stand_in, name) for name, stand_in in _STAND_INS.items()]
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the file's pickle protocol
             # A mapped file is read where it is needed, so optimizer states cost no memory.

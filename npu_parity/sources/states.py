@@ -1,7 +1,6 @@
 """From the content of a checkpoint to the state dict of a network. Every choice is recorded."""
 
 import difflib
-import os.path
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +20,8 @@ DEPTH = 4  # of nested mappings; checkpoints have at most {"ema": {"module": {..
 # Parts of names that torch adds when it wraps a module inside a network.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 NOT_WEIGHTS = ("n_averaged",)  # the counter of torch.optim.swa_utils.AveragedModel
-# timm uses averaged weights if a checkpoint has them beside the raw ones. So does `choose`, but only
-# if all names are among these.
+# timm uses averaged weights if a checkpoint has them beside the raw ones. So does `choose`, but
+# only if all names are among these.
 AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|average|averaged)(?=[._]|$)", re.IGNORECASE)
 RAW = {*("", "state_dict", "model_state_dict", "model_state", "model", "net", "network"), "module"}
 RAW |= {"params", "weights", "shadow"}
@@ -131,7 +130,7 @@ def choose(
         "wrappers": adapted.wrappers,
         "aliases": adapted.aliases,
         "left_out": adapted.left_out,
-        "matched": "in_order" if in_order and not adapted.state.keys() >= expected else "by_name",
+        "matched": "in_order" if in_order and {*expected} - {*adapted.state} else "by_name",
         "shards": checkpoint.shards,
     }
 
@@ -239,9 +238,7 @@ def _problem(state: State, expected: State, model: nn.Module, in_order: bool) ->
         if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
             form = "meta, without data" if tensor.is_meta else "sparse or nested"
             return f"tensor {name!r} is {form}, expected dense values: save it dense"
-        if tensor.is_quantized or (
-            wanted.is_floating_point() and not tensor.is_floating_point()
-        ):
+        if tensor.is_quantized or (wanted.is_floating_point() and not tensor.is_floating_point()):
             return f"tensor {name!r} is {tensor.dtype}, expected floating point"
     return None
 
@@ -278,7 +275,9 @@ def _prefix(names: list[str], expected: State) -> str:
     >>> _prefix(["module.model.a.w", "module.model.a.b"], {"a.w": None, "a.b": None})
     'module.model.'
     """
-    common = os.path.commonprefix(names) if names else ""
+    first, last = min(names, default=""), max(names, default="")
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
+    common = first[:same]
     ends = [0, *(i + 1 for i, character in enumerate(common) if character == ".")]
     return max(
         (common[:end] for end in ends),
@@ -296,7 +295,7 @@ def _tied(expected: State, present: Mapping[str, Any]) -> dict[str, str]:
         if tensor.numel() and not tensor.is_meta:
             place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
             groups.setdefault(place, []).append(name)
-    found = {}
+    found: dict[str, str] = {}
     for names in groups.values():
         first = next((name for name in names if name in present), names[0])
         found |= {name: first for name in names if name != first}

@@ -9,7 +9,7 @@ import importlib.metadata
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,16 +17,24 @@ import numpy as np
 
 from npu_parity import evidence
 from npu_parity.backends import environment
-from npu_parity.errors import ParityError, Unavailable, shorten
-from npu_parity.sources import architectures, hubs, images
+from npu_parity.errors import Absent, ParityError, Unavailable, shorten
+from npu_parity.sources import architectures, containers, hub_cache, hubs, images, lock
+from npu_parity.sources.clients import CLIENTS
 
 if TYPE_CHECKING:  # planning a run parses sources, and importing torch takes seconds
     from torch import nn
 
-    from npu_parity.sources.checkpoints import State
+    from npu_parity.sources.states import State
 
 PIN = re.compile(r"(?P<name>[^#\n]*)(#sha256=(?P<pin>[0-9a-f]{64}))?")
-DEFAULT_FILE = "model.safetensors"
+# What weights.json says about a source that has no such thing.
+NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("repo", "revision", "file", "file_sha256", "cache")),
+    "pretrained": True,
+    "seed": None,
+    "seeded_tensors": [],
+    "calibrated_batch_norms": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,9 @@ class Wanted:
             order under other names.
         calibrate: whether batch norms of seeded weights get their statistics from photographs.
         preprocessing: preprocessing of these photographs, see `preprocessing.Preprocessing`.
+        state: the keys that lead to the state dict within a checkpoint, such as ``ema``; None if
+            the checkpoint has one, or timm's choice is wanted.
+        lock: the file with the hashes of hub files, see `lock`; None for none.
     """
 
     architecture: str
@@ -52,6 +63,8 @@ class Wanted:
     tensors: str = "by_name"
     calibrate: bool = True
     preprocessing: dict[str, Any] | None = None
+    state: str | None = None
+    lock: Path | None = None
 
     def build(self) -> "nn.Module":
         """Return the network with its own initialisation."""
@@ -88,6 +101,11 @@ class Source(ABC):
             "#sha256=64 hexadecimal digits"
         )
 
+    @property
+    def text(self) -> str:
+        """The source as the configuration writes it."""
+        return f"{self.kind}:{self.rest}" + (f"#sha256={self.pin}" if self.pin else "")
+
     def user_files(self) -> list[str]:
         """Return the user's own files among the weights."""
         return []
@@ -103,39 +121,38 @@ class FileSource(Source):
     """A source of a checkpoint file."""
 
     @abstractmethod
-    def file(self, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
+    def file(self, wanted: Wanted, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
         """Return the path of the file on this machine and its provenance."""
 
     def obtain(
         self, wanted: Wanted, unreachable: Mapping[str, str]
     ) -> "tuple[State, dict[str, Any]]":
-        """Read the file, add seeded tensors, and fit the result to the architecture."""
-        from npu_parity.sources.checkpoints import fit, read_file
-
-        path, about = self.file(unreachable)
-        state = read_file(path)
+        """Compare the hash, read the file, add seeded tensors, and fit all to the architecture."""
+        path, about = self.file(wanted, unreachable)
+        if problem := evidence.problem(path):
+            raise ParityError(f"weights {shorten(str(path), 150)}: {problem}")
         digest = evidence.sha256(path)
         if self.pin and digest != self.pin:
             raise ParityError(
                 f"weights {path}: SHA-256 is {digest}, expected the pinned {self.pin}"
             )
-        found = {
-            "repo": None,
-            "revision": None,
-            "pretrained": True,
-            "seed": None,
-            **about,
-            "file_sha256": digest,
-            "seeded_tensors": [],
-            "calibrated_batch_norms": 0,
-        }
+        from npu_parity.sources import checkpoints, states
+
+        found = {**about, "file_sha256": digest}
+        drawn: State = {}
+        patterns: list[str] = []
         if wanted.seeded:
-            drawn = _seeded(wanted)
-            state = {n: t for n, t in state.items() if not _matches(n, wanted.seeded["tensors"])}
-            state |= drawn
+            drawn, patterns = _seeded(wanted), wanted.seeded["tensors"]
             found |= {"seed": wanted.seeded["seed"], "seeded_tensors": list(drawn)}
-        name = f"{self.kind}:{self.rest}"
-        return fit(state, wanted.build(), name, in_order=wanted.tensors == "in_order"), found
+        state, choices = states.choose(
+            checkpoints.read(path),
+            wanted.build(),
+            f"{self.kind}:{self.rest}",
+            state=wanted.state,
+            in_order=wanted.tensors == "in_order",
+            replace=lambda s: {n: t for n, t in s.items() if not _matches(n, patterns)} | drawn,
+        )
+        return state, found | choices
 
 
 class Hub(FileSource):
@@ -148,15 +165,32 @@ class Hub(FileSource):
         """Return whether `rest` names a repository."""
         return self.pattern.fullmatch(self.rest) is not None
 
-    def file(self, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
-        """Fetch the file; Unavailable if the hub does not answer or does not have the file."""
+    def file(self, wanted: Wanted, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
+        """Fetch the file, or take it from the client's cache if the hub is out of reach."""
         named = self.pattern.fullmatch(self.rest)
         assert named is not None
-        if self.kind in unreachable:
-            raise Unavailable(f"{self.kind}: {unreachable[self.kind]}")
-        file = named["file"] or DEFAULT_FILE
-        got = hubs.fetch(self.kind, named["repo"], file, named["revision"], sha256=self.pin)
-        return got.path, {"repo": got.repo, "revision": got.revision, "file": got.file}
+        source = f"{self.kind}:{self.rest}"
+        entry = lock.read(wanted.lock).get(source) if wanted.lock else None
+        locked = {name: about["sha256"] for name, about in entry.files.items()} if entry else None
+        asked = (self.kind, named["repo"], named["file"], named["revision"])
+        try:
+            if self.kind in unreachable:
+                raise Unavailable(f"{self.kind}: {unreachable[self.kind]}")
+            got = hubs.fetch(*asked, sha256=self.pin, locked=locked)
+        except Unavailable as error:
+            cached = hub_cache.find(*asked, sha256=self.pin, locked=locked)
+            if cached is None:
+                raise
+            revision = entry.revision if entry else cached.revision
+            got = replace(cached, revision=revision, cache=f"{cached.cache}, because {error}")
+        if wanted.lock and entry is None:
+            files = {
+                part.file: {"sha256": part.sha256, "size": part.path.stat().st_size}
+                for part in (got, *got.shards)
+            }
+            lock.write(wanted.lock, source, lock.Locked(got.repo, got.revision, files))
+        about = {"repo": got.repo, "revision": got.revision, "file": got.file, "cache": got.cache}
+        return got.path, about
 
 
 class Package(FileSource):
@@ -168,7 +202,7 @@ class Package(FileSource):
         """Return whether `rest` names a file of a package."""
         return re.fullmatch(r"[\w.-]+/.+", self.rest) is not None
 
-    def file(self, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
+    def file(self, wanted: Wanted, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
         """Return the file; ParityError if the package is not installed or has no such file."""
         name, _, file = self.rest.partition("/")
         try:
@@ -188,10 +222,13 @@ class Local(FileSource):
     form = "FILE"
 
     def user_files(self) -> list[str]:
-        """Return the file."""
-        return [self.rest]
+        """Return the file, and the shards that it names if it is an index."""
+        path = Path(self.rest)
+        if not containers.is_index(path) or evidence.problem(path):
+            return [self.rest]
+        return [self.rest, *(str(path.parent / name) for name in containers.shards(path))]
 
-    def file(self, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
+    def file(self, wanted: Wanted, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
         """Return the file."""
         return Path(self.rest), {"file": self.rest}
 
@@ -213,8 +250,8 @@ class Seed(Source):
         import torch
 
         from npu_parity.sources import seeds
-        from npu_parity.sources.checkpoints import fit
         from npu_parity.sources.preprocessing import Preprocessing
+        from npu_parity.sources.states import fit
 
         model = seeds.draw(int(self.rest), wanted.build)
         norms = 0
@@ -229,10 +266,6 @@ class Seed(Source):
         with torch.random.fork_rng(devices=[]):  # a second initialisation shows what is constant
             state = fit(model.state_dict(), wanted.build(), f"{self.kind}:{self.rest}")
         return state, {
-            "repo": None,
-            "revision": None,
-            "file": None,
-            "file_sha256": None,
             "pretrained": False,
             "seed": int(self.rest),
             "seeded_tensors": list(state),
@@ -242,7 +275,7 @@ class Seed(Source):
 
 # The only list of kinds. A new kind needs a class, and a line here.
 KINDS: dict[str, type[Source]] = {
-    **dict.fromkeys(hubs.CLIENTS, Hub),
+    **dict.fromkeys(CLIENTS, Hub),
     "package": Package,
     "path": Local,
     "seed": Seed,
@@ -304,7 +337,8 @@ def obtain(
     - ``path:FILE``: the user's own file;
     - ``seed:N``: ``torch.manual_seed(N)`` and the architecture's own initialisation.
 
-    If a hub does not answer or does not have the file, the next source is tried. Any other problem
+    If a hub is out of reach, its client's cache is searched, and then the next source is tried. If
+    a hub answers but does not have the file, another hub is tried, but no seed. Any other problem
     is an error. `unreachable` contains hubs that are known not to answer, with the reason.
 
     Raises:
@@ -320,13 +354,19 @@ def obtain(
     (False, 52)
     """
     tried: list[dict[str, str]] = []
-    for source in wanted.sources:
+    absent: Absent | None = None
+    for source in map(parse, wanted.sources):
+        if absent and isinstance(source, Seed):
+            raise ParityError(
+                f"weights {absent}; seed: is only for hubs that are out of reach"
+            ) from absent
         try:
-            state, found = parse(source).obtain(wanted, unreachable or {})
-        except Unavailable as error:
-            tried.append({"source": source, "failed": str(error)})
+            state, found = source.obtain(wanted, unreachable or {})
+        except (Unavailable, Absent) as error:
+            tried.append({"source": source.text, "failed": str(error)})
+            absent = absent or (error if isinstance(error, Absent) else None)
             continue
-        return state, {"source": source, **found, "tried": tried}
+        return state, {"source": source.text, **NOTHING, **found, "tried": tried}
     failures = "; ".join(entry["failed"] for entry in tried)
     raise ParityError(
         f"weights of {wanted.architecture}: no source is left ({failures}); "
