@@ -159,8 +159,13 @@ def _pickled(container: str, mapped: bool) -> Callable[[Path], Checkpoint]:
         allowed: list[Any] = [(stand_in, name) for name, stand_in in _STAND_INS.items()]
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the file's pickle protocol
-            # A mapped file is read where it is needed, so optimizer states cost no memory.
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            # A mapped file is read where it is needed, so optimizer states cost no memory. With
+            # this suffix torch would ignore the content.
+            lazy = mapped and path.suffix != ".safetensors"
+            with path.open("rb") as file:
+                data = torch.load(
+                    path if lazy else file, map_location="cpu", weights_only=True, mmap=lazy
+                )
         return Checkpoint(container, find(data))
 
     return reader

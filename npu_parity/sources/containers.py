@@ -22,6 +22,7 @@ SAFETENSORS, ZIPPED, LEGACY, INDEX = "safetensors", "torch.save", "torch.save (l
 FETCH = "fetch it again"
 SAVE = "load it where it was made, and save only model.state_dict() with torch.save or safetensors"
 EXPORTED = f"it is made from weights and has lost their names: {SAVE}"
+LFS = "run `git lfs pull`, or fetch the file itself"
 UNPACK = "unpack it, and name the checkpoint in it"
 CONVERT = "convert it to safetensors with the framework that made it"
 
@@ -56,7 +57,7 @@ KINDS = (
     Kind("a zip archive", _starts(b"PK\3\4", b"PK\5\6"), UNPACK),  # `_zip_kind` says more
     Kind(LEGACY, _starts(b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."), None),
     Kind("a plain pickle, which could execute code", _pattern(rb"\x80[\x00-\x05]"), SAVE),
-    Kind("a Git LFS pointer, not the file itself", _starts(b"version https://git-lfs"), FETCH),
+    Kind("a Git LFS pointer, not the file itself", _starts(b"version https://git-lfs"), LFS),
     Kind("an HDF5 file, such as Keras writes", _starts(b"\x89HDF\r\n\x1a\n"), CONVERT),
     Kind("a TFLite model", _pattern(rb".{4}TFL3"), EXPORTED),
     Kind("a GGUF file of quantised weights", _starts(b"GGUF"), "name the unquantised weights"),
@@ -139,15 +140,15 @@ def _zip_kind(path: Path) -> str:
     names = [entry.filename for entry in entries]
     if any(not is_inside(name.rstrip("/")) for name in names) or len({*names}) < len(names):
         raise unreadable(path, f"its zip archive has a name twice, or one that leaves it: {FETCH}")
-    # torch.save never compresses. A small archive may not become gigabytes in memory.
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise unreadable(path, f"its zip archive is compressed, as torch.save never does: {UNPACK}")
     inner = {name.partition("/")[2] for name in names} | {*names}
     for name, marks, advice in ZIP_KINDS:
         if marks <= inner:
-            if advice is None:
-                return name
-            raise unreadable(path, f"it is {name}: {advice}")
+            if advice:
+                raise unreadable(path, f"it is {name}: {advice}")
+            # torch.save never compresses. A small archive may not become gigabytes in memory.
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise unreadable(path, f"its zip archive is compressed, unlike torch's: {UNPACK}")
+            return name
     if names and all(name.endswith(".npy") for name in names):
         raise unreadable(path, f"it is an archive of NumPy arrays (.npz): {CONVERT}")
     raise unreadable(path, f"it is a zip archive of {len(names)} files, no checkpoint: {UNPACK}")

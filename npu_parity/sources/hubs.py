@@ -109,9 +109,14 @@ def fetch(
     label = label_of(hub, repo, file, revision)
     require_safe(hub, repo, file, revision)
     client = connect(hub)
-    with in_one_line(label):
-        listing = within(patience, lambda: client.files(repo, revision))
-    entry = choose(label, file, listing, client, revision)
+    try:
+        with in_one_line(label):
+            listing = within(patience, lambda: client.files(repo, revision))
+        entry = choose(label, file, listing)
+    except Absent as error:
+        if revision != client.other_branch:
+            raise
+        raise Absent(f"{error}; its default branch is {client.branch}") from error
     if locked and entry.name not in locked:
         raise ParityError(
             f"{label}: the hub now has {entry.name}, weights.lock.yaml has {next(iter(locked))}; "

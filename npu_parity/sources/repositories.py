@@ -8,7 +8,7 @@ from pathlib import Path
 
 from npu_parity.errors import Absent, ParityError, shorten
 from npu_parity.sources import containers
-from npu_parity.sources.clients import Client, Entry
+from npu_parity.sources.clients import Entry
 
 # The names of weights in a repository, in the order of trial. Otherwise, its only weights file.
 DEFAULT_FILES = (
@@ -85,17 +85,10 @@ def choose_name(file: str | None, names: Iterable[str]) -> str | None:
     return usual[0] if usual else weights[0] if len(weights) == 1 else None
 
 
-def choose(
-    label: str,
-    file: str | None,
-    entries: list[Entry],
-    client: Client,
-    revision: str | None,
-) -> Entry:
+def choose(label: str, file: str | None, entries: list[Entry]) -> Entry:
     """Pick the entry of a file, see `hubs.fetch`; Absent with the names that are there."""
     if not entries:
-        hint = f"; its default branch is {client.branch}" * (revision == client.other_branch)
-        raise Absent(f"{label}: the hub lists no files; check the revision{hint}")
+        raise Absent(f"{label}: the hub lists no files; check the revision")
     chosen = choose_name(file, [entry.name for entry in entries])
     if chosen is None:
         listed = sorted(entries, key=lambda e: (not e.name.endswith(WEIGHTS), e.name))

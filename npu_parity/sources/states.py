@@ -100,37 +100,30 @@ def choose(
         ParityError: no state dict fits, or several fit and `state` does not name one.
     """
     states = checkpoint.states
-    if state is not None:
-        states = {name: states[name] for name in [_named(state, states, origin)]}
     expected = _expected(model, origin)
-    fitting: dict[str, Adapted] = {}
-    problems: dict[str, str] = {}
-    for name, found in states.items():
-        adapted = adapt(found, expected, checkpoint.aliases, replace)
-        problem = _problem(adapted.state, expected, model, in_order)
-        if problem is None:
-            fitting[name] = adapted
-        else:
-            problems[name] = problem
-    if not fitting:
-        name = max(states, key=lambda name: len(states[name].keys() & expected.keys()), default="")
-        adapted = adapt(states[name], expected, checkpoint.aliases, replace)
-        if len(states) > 1:
-            origin += f", state {name!r} of {_listed(states)}"
-        return fit(adapted.state, model, origin, in_order), {}  # raises the problem of this state
-    name = _preferred(fitting, origin)
-    adapted = fitting[name]
-    return fit(adapted.state, model, origin, in_order), {
+    adapted = {n: adapt(s, expected, checkpoint.aliases, replace) for n, s in states.items()}
+    problems = {n: _problem(a.state, expected, model, in_order) for n, a in adapted.items()}
+    fitting = {n: adapted[n].state for n, problem in problems.items() if problem is None}
+    if state is not None:
+        name = _named(state, states, origin)
+    elif fitting:
+        name = _preferred(fitting, origin)
+    else:  # the state that comes nearest has the most useful problem
+        name = max(adapted, key=lambda n: len(adapted[n].state.keys() & expected.keys()))
+    if len(states) > 1 and name not in fitting:
+        origin = f"{shorten(origin, 100)}, state {shorten(name, 40)!r}"
+    used = adapted[name]
+    return fit(used.state, model, origin, in_order), {
         "container": checkpoint.container,
         "state": name or None,
         "other_states": {
-            other: problems.get(other, "fits too") for other in states if other != name
+            other: problem or "fits too" for other, problem in problems.items() if other != name
         },
-        "prefix": adapted.prefix,
-        "wrappers": adapted.wrappers,
-        "aliases": adapted.aliases,
-        "left_out": adapted.left_out,
-        "matched": "in_order" if in_order and {*expected} - {*adapted.state} else "by_name",
+        "prefix": used.prefix,
+        "wrappers": used.wrappers,
+        "aliases": used.aliases,
+        "left_out": used.left_out,
+        "matched": "in_order" if in_order and {*expected} - {*used.state} else "by_name",
         "shards": checkpoint.shards,
     }
 
@@ -322,11 +315,11 @@ def _named(state: str, states: Mapping[str, State], origin: str) -> str:
     return found[0]
 
 
-def _preferred(fitting: Mapping[str, Adapted], origin: str) -> str:
+def _preferred(fitting: Mapping[str, State], origin: str) -> str:
     """Return the state dict to use among those that fit; averaged weights before raw ones."""
     distinct: list[str] = []
-    for name, adapted in fitting.items():
-        if not any(_equal(adapted.state, fitting[other].state) for other in distinct):
+    for name, state in fitting.items():
+        if not any(_equal(state, fitting[other]) for other in distinct):
             distinct.append(name)
     averaged = [name for name in distinct if AVERAGED.search(name)]
     others = {AVERAGED.sub("", name).strip("._") for name in distinct}
