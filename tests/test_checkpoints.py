@@ -23,7 +23,8 @@ from torch import nn
 from npu_parity import evidence
 from npu_parity.errors import ParityError
 from npu_parity.sources.checkpoints import load, read, read_file
-from npu_parity.sources.states import choose, fit
+from npu_parity.sources.fitting import fit
+from npu_parity.sources.states import choose
 
 ARCHITECTURE = """
 from torch import nn

@@ -22,8 +22,8 @@ from torch import nn
 
 from npu_parity.errors import ParityError
 from npu_parity.sources.checkpoints import read_file
+from npu_parity.sources.fitting import fit
 from npu_parity.sources.images import read_image
-from npu_parity.sources.states import fit
 
 BLOCK = 25  # mutations that one test tries
 

@@ -27,7 +27,7 @@ from npu_parity.sources import architectures, checkpoints, lock
 from npu_parity.sources.images import read_image
 from npu_parity.sources.preprocessing import Preprocessing
 from npu_parity.sources.seeds import calibrate_batch_norm
-from npu_parity.sources.weights import Wanted, obtain
+from npu_parity.sources.weights import Wanted, obtain, parse
 
 ARCHITECTURE = """
 from collections import OrderedDict
@@ -224,6 +224,27 @@ def test_what_does_not_fit_is_an_error_and_no_reason_to_go_on(change, said):
 
 def test_missing_file_is_an_error_and_no_reason_to_go_on():
     assert "there is no such file" in refusal("path:m.safetensors", "seed:1")
+
+
+def test_folder_as_a_hub_has_it(folder):
+    place = folder / "timm"
+    place.mkdir()
+    source = saved(str(place / "pytorch_model.bin"))
+    saved(str(place / "other.safetensors"), seed=8)
+    (place / "config.json").write_text("{}")
+    state, about = obtain(wanted("path:timm"))
+    assert equal(state, source) and about["file"] == "timm/pytorch_model.bin"
+    assert parse("path:timm").user_files() == ["timm/pytorch_model.bin"]
+    (place / "pytorch_model.bin").rename(place / "b.pth")
+    assert "this is a folder without a usual name, such as model.safetensors" in refusal(
+        "path:timm"
+    )
+
+
+def test_shards_of_an_index_are_the_users_files():
+    saved("a.bin")
+    Path("m.index.json").write_text(json.dumps({"weight_map": {"stem.bias": "a.bin"}}))
+    assert parse("path:m.index.json").user_files() == ["m.index.json", "a.bin"]
 
 
 def test_pin():

@@ -15,9 +15,8 @@ from npu_parity import evidence
 from npu_parity.backends import network
 from npu_parity.errors import ParityError, first_line, shorten
 from npu_parity.sources import architectures, containers
-from npu_parity.sources.states import Checkpoint, State, find, fit
-
-__all__ = ["Checkpoint", "State", "fit", "load", "read", "read_file"]
+from npu_parity.sources.fitting import State, fit
+from npu_parity.sources.states import Checkpoint, find
 
 
 class _Inert:

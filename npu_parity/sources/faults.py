@@ -108,4 +108,4 @@ def explained(error: BaseException) -> tuple[type[ParityError], str]:
 
 
 def _words(text: str) -> str:
-    return shorten(text, 200)
+    return shorten(text, 120)

@@ -94,7 +94,7 @@ def choose(label: str, file: str | None, entries: list[Entry]) -> Entry:
         listed = sorted(entries, key=lambda e: (not e.name.endswith(WEIGHTS), e.name))
         if file is not None:
             listed = entries
-        names = shorten(", ".join(e.name for e in listed[:8]), 160)
+        names = shorten(", ".join(e.name for e in listed[:8]), 110)
         more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
         what = "no such file" if file else "no usual name; add /FILE to the source"
         raise Absent(f"{label}: {what}; the repository has {names}{more}")

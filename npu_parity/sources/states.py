@@ -1,6 +1,5 @@
 """From the content of a checkpoint to the state dict of a network. Every choice is recorded."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,17 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from npu_parity.backends import network
 from npu_parity.errors import ParityError, shorten
+from npu_parity.sources import fitting
+from npu_parity.sources.fitting import State
 
-State = dict[str, torch.Tensor]
-
-COUNTER = "num_batches_tracked"  # not used in inference; older checkpoints do not have it
-VARIANCE = "running_var"
 DEPTH = 4  # of nested mappings; checkpoints have at most {"ema": {"module": {...}}}
 # Parts of names that torch adds when it wraps a module inside a network.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-NOT_WEIGHTS = ("n_averaged",)  # the counter of torch.optim.swa_utils.AveragedModel
+# Counters that programs add: torch.optim.swa_utils.AveragedModel, and the profiler thop.
+NOT_WEIGHTS = {"n_averaged", "total_ops", "total_params"}
 # timm uses averaged weights if a checkpoint has them beside the raw ones. So does `choose`, but
 # only if all names are among these.
 AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|average|averaged)(?=[._]|$)", re.IGNORECASE)
@@ -64,7 +61,9 @@ def find(data: Any) -> dict[str, State]:
             return
         seen.add(id(value))
         named = {k: v for k, v in value.items() if isinstance(k, str)}
-        tensors = {k: v.detach() for k, v in named.items() if torch.is_tensor(v)}
+        tensors = {
+            k: v.detach() for k, v in named.items() if torch.is_tensor(v) and not v.is_nested
+        }
         if tensors:
             yield ".".join(keys), tensors
         for key, inner in named.items():
@@ -84,8 +83,8 @@ def choose(
 ) -> tuple[State, dict[str, Any]]:
     """Return the state dict of `checkpoint` that fits `model`, and a record of each choice.
 
-    A state dict fits if `fit` accepts it, under its names or without a prefix that all of them
-    have. If several fit, averaged weights (EMA) have priority over raw ones, like in timm. Any
+    A state dict fits if `fitting.fit` accepts it, under its names or without a prefix that all of
+    them have. If several fit, averaged weights (EMA) have priority over raw ones, like in timm. Any
     other choice is the user's: `state` names one.
 
     Args:
@@ -93,27 +92,29 @@ def choose(
         model: the network.
         origin: names the file in messages.
         state: the keys that lead to the state dict in the file, such as ``ema.module``.
-        in_order: see `fit`.
+        in_order: see `fitting.fit`.
         replace: replaces tensors of a state dict, such as a head that is drawn from a seed.
 
     Raises:
         ParityError: no state dict fits, or several fit and `state` does not name one.
     """
     states = checkpoint.states
-    expected = _expected(model, origin)
+    expected = fitting.expected_by(model, origin)
     adapted = {n: adapt(s, expected, checkpoint.aliases, replace) for n, s in states.items()}
-    problems = {n: _problem(a.state, expected, model, in_order) for n, a in adapted.items()}
-    fitting = {n: adapted[n].state for n, problem in problems.items() if problem is None}
+    problems = {
+        n: fitting.problem_of(a.state, expected, model, in_order) for n, a in adapted.items()
+    }
+    usable = {n: adapted[n].state for n, problem in problems.items() if problem is None}
     if state is not None:
         name = _named(state, states, origin)
-    elif fitting:
-        name = _preferred(fitting, origin)
+    elif usable:
+        name = _preferred(usable, origin)
     else:  # the state that comes nearest has the most useful problem
         name = max(adapted, key=lambda n: len(adapted[n].state.keys() & expected.keys()))
-    if len(states) > 1 and name not in fitting:
+    if len(states) > 1 and name not in usable:
         origin = f"{shorten(origin, 100)}, state {shorten(name, 40)!r}"
     used = adapted[name]
-    return fit(used.state, model, origin, in_order), {
+    return fitting.fit(used.state, model, origin, in_order), {
         "container": checkpoint.container,
         "state": name or None,
         "other_states": {
@@ -142,7 +143,9 @@ def adapt(
         aliases: names that stand for another tensor of the file.
         replace: see `choose`.
     """
-    left_out = [name for name in state if name in NOT_WEIGHTS and name not in expected]
+    left_out = [
+        name for name in state if name.rpartition(".")[2] in NOT_WEIGHTS and name not in expected
+    ]
     kept = [name for name in state if name not in left_out]
     prefix = _prefix(kept, expected)
     names = {name: _unwrapped(name.removeprefix(prefix), expected) for name in kept}
@@ -152,108 +155,11 @@ def adapt(
     tensors = {new: state[name] for name, new in names.items()}
     used: dict[str, str] = {}
     also = {k.removeprefix(prefix): v.removeprefix(prefix) for k, v in (aliases or {}).items()}
-    also |= {k: v for k, v in _tied(expected, tensors).items() if k not in also}
+    also |= {k: v for k, v in fitting.tied(expected, tensors).items() if k not in also}
     for name, other in also.items():
         if name in expected and name not in tensors and other in tensors:
             tensors[name], used[name] = tensors[other], other
     return Adapted(replace(tensors), prefix, sorted(wrapped), used, left_out)
-
-
-def fit(state: State, model: nn.Module, origin: str, in_order: bool = False) -> State:
-    """Return `state` with the tensor names of `model`. Floating-point tensors become float32.
-
-    `state` must have all tensors of `model` in the same shapes, and no others. Only the call
-    counters of batch norms may be missing. With `in_order`, the names may differ if number, order
-    and shapes are the same. All values must be finite, except where the network's own initial value
-    is the same infinity, like in the mask of an attention. No variance may be negative.
-
-    Raises:
-        ParityError: a tensor does not fit; the message names the first one.
-
-    """
-    expected = _expected(model, origin)
-    if problem := _problem(state, expected, model, in_order):
-        raise ParityError(f"weights {shorten(origin, 150)}: {problem}")
-    state = _completed(state, expected, in_order)
-    fitted = {name: state[name].to(expected[name].dtype).contiguous() for name in expected}
-    for name, tensor in fitted.items():
-        if problem := _wrong_values(name, tensor, state[name], expected[name]):
-            raise ParityError(f"weights {shorten(origin, 150)}: tensor {name!r} has {problem}")
-    for name, other in _tied(expected, expected).items():
-        if not torch.equal(fitted[name], fitted[other]):
-            raise ParityError(
-                f"weights {shorten(origin, 150)}: tensors {name!r} and {other!r} differ, but "
-                f"{network.named(model)} has one tensor for both: use the network of these weights"
-            )
-    return fitted
-
-
-def _expected(model: nn.Module, origin: str) -> State:
-    with network.guarded(network.named(model)):
-        expected = model.state_dict()
-    for name, value in expected.items():
-        if not torch.is_tensor(value):  # a module's own `get_extra_state`
-            raise ParityError(
-                f"weights {origin}: {network.named(model)} has a state {name!r} of type "
-                f"{type(value).__name__}, expected tensors only"
-            )
-    return dict(expected)
-
-
-def _completed(state: State, expected: State, in_order: bool) -> State:
-    if in_order and state.keys() != expected.keys() and len(state) == len(expected):
-        state = dict(zip(expected, state.values(), strict=True))
-    return {**{k: v for k, v in expected.items() if k.endswith(COUNTER)}, **state}
-
-
-def _problem(state: State, expected: State, model: nn.Module, in_order: bool) -> str | None:
-    """Return why names, shapes or types do not fit; None if they do. No value is read."""
-    kind = type(model).__name__
-    shapes = [tensor.shape for tensor in expected.values()]
-    same = [tensor.shape for tensor in state.values()] == shapes
-    state = _completed(state, expected, in_order)
-    lacks = [name for name in expected if name not in state]
-    others = [name for name in state if name not in expected]
-    for problem, names in (("lacks", lacks), ("has an unexpected", others)):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            return (
-                f"{problem} tensor {shorten(names[0], 60)!r}{more}; "
-                + (_nearest(names[0], others or list(state)) if lacks else "")
-                + f"expected the {len(expected)} tensors of {kind}"
-                + ("; if only names differ, write `tensors: in_order`" if same else "")
-            )
-    for name, tensor in state.items():
-        wanted = expected[name]
-        if tensor.shape != wanted.shape:
-            found = f"shape {tuple(tensor.shape)}, expected {tuple(wanted.shape)}"
-            return f"tensor {name!r} has {shorten(found, 120)}"
-        if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
-            form = "meta, without data" if tensor.is_meta else "sparse or nested"
-            return f"tensor {name!r} is {form}, expected dense values: save it dense"
-        if tensor.is_quantized or (wanted.is_floating_point() and not tensor.is_floating_point()):
-            return f"tensor {name!r} is {tensor.dtype}, expected floating point"
-    return None
-
-
-def _wrong_values(
-    name: str, tensor: torch.Tensor, given: torch.Tensor, initial: torch.Tensor
-) -> str | None:
-    """Return what is wrong with the values of a tensor; None if nothing is."""
-    wrong = ~torch.isfinite(tensor) & (tensor != initial)
-    count, total = int(wrong.sum()), tensor.numel()
-    if count:
-        beyond = " in float32" if torch.isfinite(given[wrong]).all() else ""
-        example = given[wrong][0].item()
-        return (
-            f"{count} of {total} values that are not finite{beyond}, such as {example}: "
-            "fetch or train it again"
-        )
-    if name.endswith(VARIANCE) and (tensor < 0).any():
-        return f"a negative variance, {tensor.min().item():g}: fetch or train it again"
-    if not initial.is_floating_point() and (tensor != given).any():
-        return f"values of {given.dtype} that {tensor.dtype} cannot hold"
-    return None
 
 
 def _unwrapped(name: str, expected: State) -> str:
@@ -279,27 +185,6 @@ def _prefix(names: list[str], expected: State) -> str:
             sum(_unwrapped(name.removeprefix(prefix), expected) in expected for name in names),
         ),
     )
-
-
-def _tied(expected: State, present: Mapping[str, Any]) -> dict[str, str]:
-    """Return names that stand for one tensor of the network: each further name, and one present."""
-    groups: dict[Any, list[str]] = {}
-    for name, tensor in expected.items():
-        if tensor.numel() and not tensor.is_meta:
-            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-            groups.setdefault(place, []).append(name)
-    found: dict[str, str] = {}
-    for names in groups.values():
-        first = next((name for name in names if name in present), names[0])
-        found |= {name: first for name in names if name != first}
-    return found
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    """Return the names that are most like a missing one."""
-    close = difflib.get_close_matches(name, names[:5000], n=2, cutoff=0.3) or names[:2]
-    shown = ", ".join(repr(shorten(found, 45)) for found in close)
-    return f"nearest here: {shown}; " if close else "it has no tensors; "
 
 
 def _named(state: str, states: Mapping[str, State], origin: str) -> str:
