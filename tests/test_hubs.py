@@ -1,8 +1,10 @@
 """The real clients of both hubs, against a local server that speaks their protocols."""
 
+import errno
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import pytest
 from hub_server import NOWHERE, HubServer, hub_env, process
 
 from npu_parity.errors import Absent, ParityError, Unavailable
-from npu_parity.sources import clients, hub_cache, hubs
+from npu_parity.sources import clients, faults, hub_cache, hubs
 
 pytestmark = pytest.mark.slow
 
@@ -290,6 +292,35 @@ def test_cache_that_cannot_be_written_is_an_error_of_this_machine(repo, fetch, t
     with pytest.raises(ParityError, match="cannot be stored here: Not a directory") as error:
         fetch(repo, "m.pth", cache_dir=tmp_path / "file" / "cache")
     assert type(error.value) is ParityError
+
+
+@pytest.mark.abuse("faulty hubs")
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ParityError),
+        (OSError(errno.EROFS, "Read-only file system", "/cache/a"), ParityError),
+        (PermissionError(errno.EACCES, "Permission denied", "/cache/a"), ParityError),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), Unavailable),
+        (PermissionError(errno.EPERM, "Operation not permitted"), Unavailable),  # a firewall
+        (socket.gaierror(-2, "Name or service not known"), Unavailable),
+        (TimeoutError(errno.ETIMEDOUT, "Connection timed out"), Unavailable),
+        (RuntimeError("any"), Unavailable),
+    ],
+)
+def test_a_fault_of_this_machine_is_not_one_of_the_hub(error, kind):
+    """A full disk never lets a seed take over."""
+    for wrapped in (False, True):
+        try:
+            try:
+                raise error
+            except Exception as cause:
+                if wrapped:
+                    raise RuntimeError("the client failed") from cause
+                raise
+        except Exception as raised:
+            found, reason = faults.explained(raised)
+        assert found is kind and reason
 
 
 @pytest.mark.abuse("faulty hubs")

@@ -222,8 +222,8 @@ class Local(FileSource):
         name = repositories.choose_name(None, [p.name for p in path.iterdir() if p.is_file()])
         if name is None:
             raise ParityError(
-                f"weights {shorten(self.rest, 100)}: this is a folder without a usual name, such as "
-                f"{repositories.DEFAULT_FILES[0]}: name the file"
+                f"weights {shorten(self.rest, 100)}: this is a folder without a usual name of "
+                f"weights, such as {repositories.DEFAULT_FILES[0]}: name the file"
             )
         return path / name
 
