@@ -161,7 +161,8 @@ def _download(
     if not containers.is_inside(entry.name):
         raise ParityError(f"{label}: refused, the hub names a file {shorten(repr(entry.name), 60)}")
     room = Path(cache_dir) if cache_dir else client.cache
-    _require_space(label, client, room, entry, any(room.rglob(Path(entry.name).name)))
+    there = any((s.folder / entry.name).is_file() for s in client.cached(repo, room))
+    _require_space(label, client, room, entry, there)
     seconds = patience + (entry.size or 0) / SLOWEST
     # A cached file may be old or damaged. Only a new download proves a mismatch.
     for fresh in (False, True):
