@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, features
+from project import CONFIG, Project, system
 
 from npu_parity.errors import ParityError
 from npu_parity.sources import decoding
@@ -343,3 +344,33 @@ def test_json_of_inputs_is_small(folder):
     for index in range(300):
         (folder / "photos" / f"{'n' * 200}{index}.txt").touch()
     assert len(json.dumps(skipped(["photos"]))) < 5000
+
+
+# The workflow
+
+
+@pytest.mark.slow
+def test_the_workflow_reads_them_and_follows_the_file_beside_the_weights(tmp_path):
+    about = {"mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.8, "input_size": [3, 32, 32]}
+    inputs = ["album", "list.csv", "x.npy"]
+    net = system(weights=["path:net/model.safetensors"], inputs=inputs, preprocessing={})
+    project = Project.make(tmp_path, CONFIG | {"models": {"net": net}})
+    (project.folder / "net").mkdir()
+    (project.folder / "net/model.safetensors").touch()
+    (project.folder / "net/config.json").write_text(json.dumps(about))
+    (project.folder / "album/._one.png").touch()
+    (project.folder / "album/a.HEIC").touch()
+    (project.folder / "list.csv").write_text("path\nphoto.png\n")
+    np.save(project.folder / "x.npy", np.ones((1, 3, 32, 32), "f4"))
+    project.succeed("results/net/inputs.npy")
+    found = json.loads((project.folder / "results/net/inputs.json").read_text())
+    assert found["names"] == ["one.png", "photo.png", "x_0"]
+    assert found["preprocessing"]["resize"] == 40 and found["shape"] == [3, 3, 32, 32]
+    assert found["preprocessing_from"]["resize"] == "net/config.json"
+    assert found["skipped"][0]["names"][0] == "._one.png"
+    log = (project.folder / "logs/net/inputs.log").read_text()
+    assert log.startswith("album: skipped 1 .png") and "._one.png" in log
+    (project.folder / "net/config.json").write_text(json.dumps(about | {"mean": [0.4] * 3}))
+    project.succeed("results/net/inputs.npy")
+    again = json.loads((project.folder / "results/net/inputs.json").read_text())
+    assert again["preprocessing"]["mean"] == [0.4] * 3 and again["sha256"] != found["sha256"]
