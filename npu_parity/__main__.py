@@ -69,11 +69,14 @@ def verify(
 @app.command()
 def audit(
     report: Annotated[Path, typer.Argument(help="a published report: Markdown, text or JSON")],
+    results: Annotated[Path, typer.Option(help="folder of results with predictions")] = Path(
+        "results"
+    ),
 ) -> None:
     """Say what can be said about somebody else's REPORT without its arrays: docs/audit.md."""
     from npu_parity.audit import published
 
-    found = published.audit(published.read_report(report))
+    found = published.audit(published.read_report(report), results)
     print(*found.lines(), sep="\n")
     if found.contradictions:
         count = len(found.contradictions)

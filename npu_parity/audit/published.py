@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from npu_parity import evidence
+from npu_parity.audit import predicted
 from npu_parity.audit.consistency import Facts, Finding, check
 from npu_parity.audit.figures import Report, interval, name_of, read
 from npu_parity.errors import ParityError, shorten
@@ -19,7 +20,8 @@ OUTPUTS = re.compile(
     re.IGNORECASE,
 )
 INPUTS = re.compile(
-    r"(\d+)\s*(?:张|个?随机样本)|\b(\d+)\s+(?:\w+\s+)?(?:images?|inputs?|photographs?)\b",
+    r"(\d+)\s*(?:张(?!.{0,20}(?:卡|NPU|GPU))|个?随机样本)"
+    r"|(?<!batch of )\b(\d+)\s+(?:\w+\s+)?(?:images?|photographs?|samples)\b",
     re.IGNORECASE,
 )
 FEATURES = re.compile(
@@ -56,11 +58,13 @@ class Audit:
     Attributes:
         findings: relations between figures, true or not.
         weak: why the figures prove little, even if all are true.
+        fitting: predictions of the size of the report's differences.
         missing: what a reader needs to believe the report.
     """
 
     findings: list[Finding]
     weak: list[str]
+    fitting: list[str]
     missing: list[str]
 
     @property
@@ -74,6 +78,7 @@ class Audit:
         for title, entries in (
             ("cannot be true together", self.contradictions),
             ("weak evidence", self.weak),
+            ("fits a prediction", self.fitting),
             ("can be true together", agree),
             ("missing", self.missing),
         ):
@@ -81,19 +86,22 @@ class Audit:
             yield from (f"  {shorten(entry, 250)}" for entry in entries)
 
 
-def audit(text: str) -> Audit:
-    r"""Audit the text of a report.
+def audit(text: str, results: Path | None = None) -> Audit:
+    r"""Audit the text of a report, perhaps against the predictions in a folder of results.
 
     >>> audit("max_abs_diff: 0.010\nmean_abs_diff: 0.020").contradictions
     ['mean_abs_error 0.020 (line 2) and max_abs_error 0.010 (line 1): not mean_abs_error ≤ ...']
     """
     report = read(text)
     text = report.text
-    facts = Facts(outputs=_only(OUTPUTS, text), inputs=_only(INPUTS, text))
+    outputs = None if FEATURES.search(text) else _only(OUTPUTS, text)  # classes are no features
+    facts = Facts(outputs, inputs=_only(INPUTS, text))
     missing = [need for need, sign in NEEDED.items() if not re.search(sign, text, re.IGNORECASE)]
     if not report.figures:
         missing.insert(0, "figures: none was found")
-    return Audit(check(report, facts), list(weaknesses(report, facts)), missing)
+    random = RANDOM.search(text) is not None
+    fitting = list(predicted.fits(report, random, results)) if results else []
+    return Audit(check(report, facts), list(weaknesses(report, facts)), fitting, missing)
 
 
 def read_report(path: Path) -> str:
