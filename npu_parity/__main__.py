@@ -77,6 +77,23 @@ def verify(
         raise ParityError(f"{wrong[0]}{more}")
 
 
+@app.command()
+def audit(
+    report: Annotated[Path, typer.Argument(help="a published report: Markdown, text or JSON")],
+    results: Annotated[Path, typer.Option(help="folder of results with predictions")] = Path(
+        "results"
+    ),
+) -> None:
+    """Say what can be said about somebody else's REPORT without its arrays: docs/audit.md."""
+    from npu_parity.audit import published
+
+    found = published.audit(published.read_report(report), results)
+    print(*found.lines(), sep="\n")
+    if found.contradictions:
+        count = len(found.contradictions)
+        raise ParityError(f"{report}: {count} of the relations between its figures cannot be true")
+
+
 def main() -> None:
     """Run the command line."""
     cli.run(app)

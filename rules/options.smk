@@ -11,6 +11,7 @@ from functools import cache
 from npu_parity import evidence
 from npu_parity.backends.device import BACKENDS
 from npu_parity.evidence.code import digest
+from npu_parity.sources import pretrained
 
 
 def script(name: str) -> str:
@@ -74,6 +75,12 @@ def software(wildcards) -> str:
 def setting(key: str):
     """Return a function of the wildcards: a setting of the system."""
     return lambda wildcards: config["models"][wildcards.system].get(key, {})
+
+
+def weights_that_tell(wildcards) -> list[str]:
+    """Return the option with the sources of weights that may say how to preprocess."""
+    sources = pretrained.telling(config["models"][wildcards.system]["weights"])
+    return [f"--weights={source}" for source in sources]
 
 
 def flag(key: str):

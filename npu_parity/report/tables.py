@@ -374,8 +374,21 @@ def _about(system: System) -> str:
     weights = f"weights {kind}: `{w['source']}`{state}"
     return (
         f"`{w['architecture']}`, {w['parameters']:,} parameters; {weights}. "
-        f"Inputs: {len(system.inputs['names'])}. Reference: {title(system.runs[0])}."
+        f"Inputs: {len(system.inputs['names'])}{_prepared(system)}. "
+        f"Reference: {title(system.runs[0])}."
     )
+
+
+def _prepared(system: System) -> str:
+    """Return the preprocessing with the origin of each key. Older files do not say it."""
+    settings, origins = system.inputs["preprocessing"], system.inputs.get("preprocessing_from", {})
+    keys: dict[str, list[str]] = {}
+    for key, origin in origins.items():
+        value = settings[key]
+        text = " ".join(map(str, value)) if isinstance(value, list) else value
+        keys.setdefault(origin, []).append(f"{key} {text}")
+    given = (f"{', '.join(sorted(found))} ({origin})" for origin, found in keys.items())
+    return "; ".join(["", *given])
 
 
 def _judged(system: System) -> list[str]:

@@ -262,7 +262,7 @@ class Seed(Source):
         model = seeds.draw(int(self.rest), wanted.build)
         norms = 0
         if wanted.calibrate:
-            preprocessing = Preprocessing(wanted.architecture, wanted.preprocessing)
+            preprocessing = Preprocessing(wanted.architecture, wanted.preprocessing, wanted.sources)
             photographs = [f"skimage:{name}" for name in images.PHOTOGRAPHS]
             arrays = [
                 preprocessing(photograph.data)
