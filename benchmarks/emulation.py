@@ -42,7 +42,7 @@ def main(
     for system, about in config.load(CONFIG)["models"].items():
         torch.manual_seed(0)
         model = architectures.build(about["architecture"], about["arguments"]).eval()
-        shape = Preprocessing(about["architecture"], about["preprocessing"]).shape
+        shape = Preprocessing(*map(about.get, ("architecture", "preprocessing", "weights"))).shape
         x = torch.rand(batch, *shape)
         for name, numerics in REDUCED.items():
             ratios, emulated = [], Emulation(numerics)

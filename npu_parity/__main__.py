@@ -53,6 +53,17 @@ def probe(
 
 
 @app.command()
+def accept(
+    source: Annotated[str, typer.Argument(help="a source of weights, as in weights.lock.yaml")],
+) -> None:
+    """Accept the file that a hub has now: remove SOURCE from weights.lock.yaml."""
+    from npu_parity.sources import lock
+
+    lock.accept(source)
+    print(f"{lock.FILE}: {source} is removed; the next run writes it again")
+
+
+@app.command()
 def verify(
     results: Annotated[Path, typer.Argument(help="the folder of results")] = Path("results"),
 ) -> None:
@@ -118,6 +129,23 @@ def _beside(reference: Path) -> Path:
             "give --exact FILE"
         )
     return found
+
+
+@app.command()
+def audit(
+    report: Annotated[Path, typer.Argument(help="a published report: Markdown, text or JSON")],
+    results: Annotated[Path, typer.Option(help="folder of results with predictions")] = Path(
+        "results"
+    ),
+) -> None:
+    """Say what can be said about somebody else's REPORT without its arrays: docs/audit.md."""
+    from npu_parity.audit import published
+
+    found = published.audit(published.read_report(report), results)
+    print(*found.lines(), sep="\n")
+    if found.contradictions:
+        count = len(found.contradictions)
+        raise ParityError(f"{report}: {count} of the relations between its figures cannot be true")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from npu_parity.backends.device import BACKENDS, Device
 from npu_parity.errors import ParityError, shorten
 from npu_parity.evidence.document import Document, Place, dotted, read
 from npu_parity.evidence.files import PACKAGE
-from npu_parity.sources import images, labels, weights
+from npu_parity.sources import images, labels, pretrained, weights
 from npu_parity.sources.architectures import own_file
 from npu_parity.verdict import published
 
@@ -229,8 +229,8 @@ def weight_files(system: dict[str, Any]) -> list[str]:
 
 
 def input_files(system: dict[str, Any]) -> list[str]:
-    """Return the user's own images."""
-    return images.files(system["inputs"])
+    """Return the user's own files that the inputs depend on."""
+    return images.files(system["inputs"]) + pretrained.files(system["weights"])
 
 
 # The keys of a system that name files, except labels: this package has some. Networks come first,

@@ -13,7 +13,7 @@ from npu_parity.backends.device import Device
 from npu_parity.backends.outputs import measure
 from npu_parity.errors import ParityError
 from npu_parity.sources import checkpoints, labels
-from npu_parity.sources.images import read_image
+from npu_parity.sources.inputs import read_image
 from npu_parity.sources.preprocessing import Preprocessing
 from npu_parity.verdict import metrics
 
@@ -51,7 +51,9 @@ class LoadedSystem:
     def __init__(self, settings: dict[str, Any], folder: Path, device: Device):
         self.settings, self.device = settings, device
         self.model = checkpoints.load(folder)
-        self.preprocessing = Preprocessing(settings["architecture"], settings["preprocessing"])
+        self.preprocessing = Preprocessing(
+            settings["architecture"], settings["preprocessing"], settings["weights"]
+        )
         self.labels = labels.read(settings["labels"]) if "labels" in settings else []
 
     def predict(self, images: Sequence[str | Path]) -> list[Prediction]:
@@ -63,7 +65,8 @@ class LoadedSystem:
         return [self._predict(Path(image)) for image in images]
 
     def _predict(self, image: Path) -> Prediction:
-        array = self.preprocessing(read_image(image).data)[None]
+        found = read_image(image, background=self.preprocessing.background)
+        array = self.preprocessing(found.data, found.name)[None]
         measure(self.model, array, self.device)  # warm-up
         start = time.perf_counter()
         outputs = measure(self.model, array, self.device)

@@ -1,4 +1,5 @@
-"""Inputs: photographs, synthetic images or samples, with the system's preprocessing.
+"""Inputs: photographs, synthetic images or samples, with the preprocessing of
+the configuration, the weights or the architecture.
 
 in: nothing, or the user's images   out: inputs.npy (inputs, 3, H, W) and its sidecar
 """
@@ -16,6 +17,7 @@ rule inputs:
         script=script("inputs"),
         options=program(
             "inputs",
+            weights_that_tell,
             reads=configuration.input_files,
             then=setting("inputs"),
             architecture=setting("architecture"),

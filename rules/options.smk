@@ -11,6 +11,7 @@ from functools import cache
 from npu_parity import evidence
 from npu_parity.backends.device import BACKENDS
 from npu_parity.evidence.code import digest
+from npu_parity.sources import pretrained
 
 
 def script(name: str) -> str:
@@ -76,6 +77,12 @@ def setting(key: str):
     return lambda wildcards: config["models"][wildcards.system].get(key, {})
 
 
+def weights_that_tell(wildcards) -> list[str]:
+    """Return the option with the sources of weights that may say how to preprocess."""
+    sources = pretrained.telling(config["models"][wildcards.system]["weights"])
+    return [f"--weights={source}" for source in sources]
+
+
 def flag(key: str):
     """Return a function of the wildcards: a setting of the system that is true or false."""
     return lambda wildcards: [
@@ -99,6 +106,27 @@ def network(wildcards) -> dict:
         "inputs": f"{folder}/inputs.npy",
         "names": f"{folder}/inputs.json",
     }
+
+
+def exported(wildcards) -> dict:
+    """Return the exported network that a device executes, if it executes files."""
+    backend = BACKENDS[config["devices"][wildcards.device]["backend"]]
+    if wildcards.get("run", "measured") != "measured" or not backend.exports:
+        return {}
+    folder = f"results/{wildcards.system}/{wildcards.device}/measured"
+    return {
+        "exported": f"{folder}/network.onnx",
+        "exporter": f"{folder}/network.json",
+    }
+
+
+def from_file(wildcards) -> list[str]:
+    """Return the option with the exported network, for devices that execute files."""
+    return [
+        f"--exported={file}"
+        for name, file in exported(wildcards).items()
+        if name == "exported"
+    ]
 
 
 def in_system(file: str = ""):

@@ -1,5 +1,6 @@
 """Preprocess a system's inputs: inputs.npy and its sidecar inputs.json."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,29 +8,40 @@ import numpy as np
 import typer
 
 from npu_parity import cli, evidence
-from npu_parity.sources.images import alike, collect
+from npu_parity.sources.images import alike, collect, skipped
 from npu_parity.sources.preprocessing import Preprocessing
 
 
 def main(
     sources: Annotated[list[str], typer.Argument(help="e.g. skimage:chelsea, random:100, cat.jpg")],
-    architecture: Annotated[str, typer.Option(help="timm:NAME selects timm's preprocessing")],
+    architecture: Annotated[str, typer.Option(help="e.g. timm:NAME: preprocessing of its weights")],
     output: Annotated[Path, typer.Option(help="the .npy file; the sidecar gets the same folder")],
     preprocessing: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
+    weights: Annotated[list[str], typer.Option(help="their preprocessing counts first")] = [],  # noqa: B006
 ) -> None:
     """Write the preprocessed SOURCES as one float32 array (inputs, 3, H, W)."""
-    transform = Preprocessing(architecture, preprocessing)
-    inputs = list(collect(sources, transform.shape))
-    names, array = [i.name for i in inputs], np.stack([transform(i.data) for i in inputs])
+    transform = Preprocessing(architecture, preprocessing, weights)
+    images, arrays = [], []
+    for item in collect(sources, transform.shape, transform.background):
+        arrays.append(transform(item.data, item.name))  # images are large: none is kept
+        about = {"name": item.name, "source": item.source, "sha256": item.sha256}
+        images.append(about | {"changes": item.changes})
+    for other in (left := skipped(sources)):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in other["kinds"].items())
+        names = ", ".join(other["names"])
+        print(f"{other['source']}: skipped {kinds}: {names}", file=sys.stderr)
+    names, array = [about["name"] for about in images], np.stack(arrays)
     digest = evidence.write_array(output, array)
     evidence.write_sidecar(
         output.with_suffix(".json"),
         {
             "names": names,
-            "images": [{"name": i.name, "source": i.source, "sha256": i.sha256} for i in inputs],
+            "images": images,
+            "skipped": left,
             "preprocessing": transform.settings,
+            "preprocessing_from": transform.origins,
             "alike": alike(array, names),
-            "shape": [len(inputs), *transform.shape],
+            "shape": [len(names), *transform.shape],
             "sha256": digest,
         },
     )

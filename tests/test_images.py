@@ -3,7 +3,9 @@
 import hashlib
 import json
 import runpy
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -130,10 +132,126 @@ def test_only_files_and_folders_may_change():
 # Modes
 
 
-def test_alpha_is_dropped():
+def laid(values, colour):
+    """RGBA values on a colour, computed in float64."""
+    alpha = values[..., 3:] / 255
+    return values[..., :3] * alpha + np.array(colour) * (1 - alpha)
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (10, 200, 30)])
+def test_transparent_pixels_show_the_background(colour):
     values = np.random.default_rng(0).integers(0, 256, (9, 9, 4), dtype=np.uint8)
     Image.fromarray(values).save("a.png")
-    assert np.array_equal(pixels(one("a.png")), values[:, :, :3])
+    (item,) = collect(["a.png"], SHAPE, colour)
+    assert np.abs(pixels(item) - laid(values, colour)).max() <= 1
+    assert item.changes == (f"transparent pixels on {colour}",)
+
+
+def test_what_hides_under_transparent_pixels_does_not_matter():
+    values = np.random.default_rng(0).integers(0, 256, (9, 9, 4), dtype=np.uint8)
+    values[..., 3] = 255 * (np.arange(9) > 4)
+    found = []
+    for hidden in (0, 255):
+        values[:, :5, :3] = hidden
+        Image.fromarray(values).save("a.png")
+        found.append(pixels(one("a.png")))
+    assert np.array_equal(*found) and (found[0][:, :5] == 255).all()
+
+
+def test_an_opaque_alpha_channel_changes_nothing():
+    values = np.full((9, 9, 4), 255, np.uint8)
+    values[..., :3] = np.random.default_rng(0).integers(0, 256, (9, 9, 3))
+    Image.fromarray(values).save("a.png")
+    item = one("a.png")
+    assert np.array_equal(pixels(item), values[..., :3]) and item.changes == ()
+
+
+def transparent(mode, name):
+    """Write a picture whose left half is transparent."""
+    image = picture("other.png").convert("RGBA")
+    mask = Image.new("L", image.size, 255)
+    mask.paste(0, (0, 0, 20, 30))
+    image.putalpha(mask)
+    if mode == "P":
+        colours = image.convert("RGB").quantize(16)
+        colours.putpalette(np.resize(colours.getpalette(), 768).tolist())
+        spare = 255
+        colours.paste(spare, (0, 0, 20, 30))
+        colours.save(name, transparency=spare)
+    elif mode == "RGB":
+        rgb = image.convert("RGB")
+        rgb.paste((1, 2, 3), (0, 0, 20, 30))
+        rgb.save(name, transparency=(1, 2, 3))
+    elif mode == "RGBa":  # premultiplied
+        image.save(name, compression="raw", extrasamples=1)
+    else:
+        image.convert(mode).save(name)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        ("RGBA", "a.png"),
+        ("LA", "a.png"),
+        ("P", "a.png"),
+        ("P", "a.gif"),
+        ("RGB", "a.png"),
+        ("RGBA", "a.webp"),
+        ("RGBa", "a.tif"),
+    ],
+)
+def test_every_kind_of_transparency_shows_the_background(mode, name):
+    transparent(mode, name)
+    item = one(name)
+    assert (pixels(item)[:, :19] == 255).all() and pixels(item)[:, 21:].std() > 10
+    assert "transparent pixels on (255, 255, 255)" in item.changes
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+def test_images_stand_upright(orientation, name):
+    """The wanted picture is stored as a camera stores it, and read as people see it."""
+    upright = Image.fromarray((np.indices((16, 32, 3)).sum(0) * 5 % 256).astype(np.uint8))
+    way = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # its own inverse, except 6 and 8
+    stored = upright.transpose(Image.Transpose(way[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if name == "a.webp" else {"quality": 100, "subsampling": 0}
+    stored.save(name, exif=exif, **({} if name[-3:] in ("png", "tif") else options))
+    item = one(name)
+    assert item.data.size == upright.size
+    error = np.abs(pixels(item).astype(int) - np.asarray(upright).astype(int)).mean()
+    assert error < (6 if name == "a.jpg" else 0.01)
+    said = f"EXIF orientation {orientation} applied"
+    assert item.changes == ((said,) if orientation > 1 else ())
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.png", "a.webp"])
+def test_the_first_frame_counts_and_it_is_said(name):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    options = {"lossless": True} if name == "a.webp" else {}
+    frames[0].save(name, save_all=True, append_images=frames[1:], **options)
+    item = one(name)
+    assert (pixels(item) == [255, 0, 0]).all() and "first of several frames" in item.changes
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_16_bits(folder, colours):
+    """RGB becomes 8 bits, as all libraries do, and it is said. Grey has no agreed white."""
+    kind = {1: 0, 3: 2}[colours]
+    rows = b"".join(b"\0" + bytes([0x12, 0x34] * 4 * colours) for _ in range(4))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0))]
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    content = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+    (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    if colours == 1:
+        assert "more than 8 bits a channel" in refusal("a.png")
+    else:
+        item = one("a.png")
+        assert (pixels(item) == 0x12).all() and item.changes == ("16 bits a channel reduced to 8",)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA"])
@@ -153,7 +271,9 @@ def test_palette_is_resolved():
 
 def test_cmyk_is_converted():
     picture("a.jpg", "CMYK")
-    assert one("a.jpg").data.mode == "RGB"
+    item = one("a.jpg")
+    assert item.data.mode == "RGB"
+    assert item.changes == ("CMYK converted to RGB without a colour profile",)
 
 
 @pytest.mark.abuse("hostile images")
@@ -250,8 +370,14 @@ def test_svhns_is_resize_64_crop_54_mean_and_deviation_one_half(systems, cat):
 
 def test_settings_replace_timms(cat):
     preprocessing = Preprocessing("timm:efficientnet_b0", {"crop": 128, "resize": 130})
-    assert preprocessing.settings == IMAGENET | {"crop": 128, "resize": 130}
-    other = Preprocessing("torchvision:resnet34", {"crop": 128, "resize": 130})
+    assert {k: preprocessing.settings[k] for k in ("crop", "resize")} == {
+        "crop": 128,
+        "resize": 130,
+    }
+    assert preprocessing.settings["interpolation"] == "bicubic"  # the others stay timm's
+    assert preprocessing.origins["crop"] == "configuration"
+    assert preprocessing.origins["mean"] == "timm efficientnet_b0.ra_in1k"
+    other = Preprocessing("x", {"crop": 128, "resize": 130, "interpolation": "bicubic"})
     assert np.array_equal(preprocessing(cat), other(cat))
     assert preprocessing(cat).shape == preprocessing.shape == (3, 128, 128)
 
@@ -311,7 +437,11 @@ def test_sidecar_describes_the_array(folder, program):
     assert about["names"] == ["mine.png", "random_0", "random_1"]
     assert [i["source"] for i in about["images"]] == ["mine.png", "random:2", "random:2"]
     assert about["images"][0]["sha256"] == evidence.sha256("mine.png")
-    assert about["preprocessing"] == IMAGENET | settings
+    fixed = {"antialias": True, "background": [255, 255, 255]}
+    assert about["preprocessing"] == IMAGENET | settings | fixed
+    assert about["preprocessing_from"]["crop"] == "configuration"
+    assert about["preprocessing_from"]["mean"] == "torchvision ResNet18_Weights.IMAGENET1K_V1"
+    assert about["skipped"] == [] and about["images"][0]["changes"] == []
     assert np.array_equal(array[0], Preprocessing("x", settings)(image))
     assert hashlib.sha256(array[1].tobytes()).hexdigest() == about["images"][1]["sha256"]
 

@@ -43,11 +43,8 @@ def load(name: str) -> System:
     state, source = weights.obtain(wanted)
     model = architectures.build(wanted.architecture, wanted.arguments)
     model.load_state_dict(state)
-    preprocessing = Preprocessing(wanted.architecture, wanted.preprocessing)
-    settings = dict(preprocessing.settings)
-    if "crop_pct" in settings:  # timm's
-        settings |= {"crop": settings["input_size"][1]}
-        settings |= {"resize": int(settings["crop"] / settings["crop_pct"])}
+    preprocessing = Preprocessing(wanted.architecture, wanted.preprocessing, wanted.sources)
+    settings = preprocessing.settings
     images = [i.data for i in collect(PHOTOGRAPHS, preprocessing.shape)]
     system = System(
         name,

@@ -30,7 +30,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # This package and all packages whose version can change a number.
 RECORDED = (
     *("npu-parity", "torch", "torchvision", "torch-npu", "timm", "numpy", "pillow"),
-    *("safetensors", "scikit-image"),
+    *("pillow-heif", "safetensors", "scikit-image"),
 )
 
 

@@ -66,6 +66,15 @@ def require_timm(name: str) -> None:
         raise _unknown("timm", name, timm.list_models(), "timm.list_models()")
 
 
+def require_torchvision(name: str) -> None:
+    """Raise ParityError with the closest names if torchvision has no model `name`."""
+    import torchvision
+
+    known = torchvision.models.list_models()
+    if name not in known:
+        raise _unknown("torchvision", name, known, "torchvision.models.list_models()")
+
+
 def _timm(name: str) -> Callable[..., Any]:
     import timm
 
@@ -76,9 +85,7 @@ def _timm(name: str) -> Callable[..., Any]:
 def _torchvision(name: str) -> Callable[..., Any]:
     import torchvision
 
-    if name not in torchvision.models.list_models():
-        known = torchvision.models.list_models()
-        raise _unknown("torchvision", name, known, "torchvision.models.list_models()")
+    require_torchvision(name)
     return lambda **arguments: torchvision.models.get_model(name, weights=None, **arguments)
 
 

@@ -1,4 +1,4 @@
-"""Inputs: photographs, synthetic images, random samples and the user's own images.
+"""Inputs: photographs, synthetic images, random samples, and the user's own images and arrays.
 
 A source is a path or ``KIND:REST``, with a kind from `KINDS`. Each kind is one class, which parses
 the rest and yields the inputs.
@@ -6,13 +6,9 @@ the rest and yields the inputs.
 
 import hashlib
 import importlib.util
-import io
-import os
 import re
-import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from npu_parity import evidence
-from npu_parity.errors import ParityError, first_line, shorten
+from npu_parity.errors import ParityError, shorten
+from npu_parity.sources import own
+from npu_parity.sources.decoding import WHITE, Colour
+from npu_parity.sources.inputs import Data, Input, Shape, Source, read_image
 
 PHOTOGRAPHS = {  # shipped by scikit-image; CC0 or public domain
     "astronaut": "astronaut.png",
@@ -29,47 +27,6 @@ PHOTOGRAPHS = {  # shipped by scikit-image; CC0 or public domain
     "coffee": "coffee.png",
     "rocket": "rocket.jpg",
 }
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-Shape = tuple[int, int, int]
-Data = Image.Image | NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input: its name, its source, the SHA-256 of its bytes, and its data.
-
-    `data` is an RGB image before preprocessing, or a float32 array (3, H, W) that needs no
-    preprocessing.
-    """
-
-    name: str
-    source: str
-    sha256: str
-    data: Data
-
-
-class Source(ABC):
-    """A source of inputs.
-
-    Attributes:
-        text: the whole source in the configuration.
-        rest: the text after ``KIND:``; the whole text for a path.
-
-    Raises:
-        ParityError: the text does not have the form of its kind.
-    """
-
-    def __init__(self, text: str, rest: str):
-        self.text, self.rest = text, rest
-
-    def user_files(self) -> list[str]:
-        """Return the user's own files among the inputs."""
-        return []
-
-    @abstractmethod
-    def inputs(self, shape: Shape) -> Iterator[Input]:
-        """Yield the inputs. Generated inputs have the shape `shape`, (3, H, W)."""
 
 
 class Photograph(Source):
@@ -83,10 +40,9 @@ class Photograph(Source):
                 f"expected {', '.join(PHOTOGRAPHS)}"
             )
 
-    def inputs(self, shape: Shape) -> Iterator[Input]:
+    def inputs(self, shape: Shape, background: Colour) -> Iterator[Input]:
         """Yield the photograph."""
-        image = read_image(photograph_path(self.rest), self.text)
-        yield Input(self.rest, self.text, image.sha256, image.data)
+        yield read_image(photograph_path(self.rest), self.text, name=self.rest)
 
 
 class Generated(Source):
@@ -99,7 +55,7 @@ class Generated(Source):
             found = shorten(repr(rest), 60)
             raise ParityError(f"input {shorten(text, 60)}: found {found}, {expected}")
 
-    def inputs(self, shape: Shape) -> Iterator[Input]:
+    def inputs(self, shape: Shape, background: Colour) -> Iterator[Input]:
         """Yield COUNT inputs."""
         for index in range(int(self.rest)):
             data = self.make(np.random.default_rng([0, index]), shape)
@@ -131,30 +87,6 @@ class Random(Generated):
         return generator.standard_normal(shape, dtype=np.float32)
 
 
-class Files(Source):
-    """The path of an image or of a folder of images, in the order of their names."""
-
-    def user_files(self) -> list[str]:
-        """Return the images; ParityError if a folder has none."""
-        return [str(path) for path in self._paths()]
-
-    def inputs(self, shape: Shape) -> Iterator[Input]:
-        """Yield every image."""
-        yield from (read_image(path, self.text) for path in self._paths())
-
-    def _paths(self) -> list[Path]:
-        path, name = Path(self.rest), shorten(self.text, 150)
-        if not os.path.isdir(path):  # unlike `Path.is_dir`, false for a name that no file can have
-            return [path]
-        try:
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        except OSError as error:
-            raise ParityError(f"input {name}: {error.strerror}") from None
-        if not found:
-            raise ParityError(f"input {name}: the folder has no image (.jpg, .png, …)")
-        return found
-
-
 # The only list of kinds. A new kind needs a class, and a line here. Any other source is a path.
 KINDS: dict[str, type[Source]] = {
     "skimage": Photograph,
@@ -170,28 +102,34 @@ def parse(source: str) -> Source:
     '100'
     """
     kind, _, rest = source.partition(":")
-    return KINDS[kind](source, rest) if kind in KINDS else Files(source, source)
+    return KINDS[kind](source, rest) if kind in KINDS else own.of_path(source)
 
 
-def collect(sources: list[str], shape: Shape) -> Iterator[Input]:
+def collect(sources: list[str], shape: Shape, background: Colour = WHITE) -> Iterator[Input]:
     """Yield the inputs of `sources`, in order.
 
     Args:
         sources: ``skimage:NAME`` (a photograph), ``synthetic:N`` (images of smooth blobs and
-            grain), ``random:N`` (standard normal samples without preprocessing), or the path of an
-            image or of a folder of images (in the order of their names).
-        shape: (3, H, W), the network's input shape, for synthetic and random inputs.
+            grain), ``random:N`` (standard normal samples without preprocessing), or a path, see
+            `own.Files`, `own.Listed` and `own.Arrays`.
+        shape: (3, H, W), the network's input shape, for synthetic and random inputs and arrays.
+        background: the colour under transparent pixels.
 
     Raises:
-        ParityError: unknown source, missing file, folder without images, or unreadable image.
+        ParityError: unknown source, missing file, folder without images, unreadable image or array.
     """
     for source in sources:
-        yield from parse(source).inputs(shape)
+        yield from parse(source).inputs(shape, background)
 
 
 def files(sources: list[str]) -> list[str]:
-    """Return the user's own images in `sources`, including each image of a folder."""
+    """Return the user's own files in `sources`, including each image of a folder or list."""
     return [file for source in sources for file in parse(source).user_files()]
+
+
+def skipped(sources: list[str]) -> list[dict[str, Any]]:
+    """Return the files beside the inputs that are not used; see `own.about_skipped`."""
+    return own.about_skipped(map(parse, sources))
 
 
 def alike(inputs: NDArray[Any], names: Sequence[str]) -> list[str]:
@@ -213,26 +151,6 @@ def alike(inputs: NDArray[Any], names: Sequence[str]) -> list[str]:
         if other != name:
             found.append(f"inputs {other} and {name} are equal, so an exchange would not show")
     return found[:2]
-
-
-def read_image(path: Path, source: str | None = None) -> Input:
-    """Return an image file as RGB; ParityError if it is missing or not a readable image."""
-    if problem := evidence.problem(path):
-        raise ParityError(f"input {shorten(str(path), 150)}: {problem}")
-    try:
-        content = path.read_bytes()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                if image.mode[0] in "IF":  # Pillow would clip the values to white
-                    raise ValueError(f"{image.mode}: more than 8 bits a channel")
-                data = image.convert("RGB")
-    except Exception as error:  # the decoders raise many kinds of errors for a damaged file
-        raise ParityError(
-            f"input {shorten(str(path), 100)}: not a readable image "
-            f"({shorten(first_line(error), 100)}); expected JPEG, PNG or a similar format"
-        ) from None
-    return Input(path.name, source or str(path), hashlib.sha256(content).hexdigest(), data)
 
 
 def photograph_path(name: str) -> Path:

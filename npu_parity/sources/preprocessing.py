@@ -1,5 +1,6 @@
 """Preprocessing: from an image to the input array of a network."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from npu_parity.errors import ParityError
+from npu_parity.sources import pretrained
+from npu_parity.sources.decoding import WHITE, Colour
 
 IMAGENET = {
     "resize": 256,
@@ -15,53 +18,89 @@ IMAGENET = {
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
 }
+CONFIGURED = "configuration"
+LARGEST = 2**26  # pixels of a resized image
 
 
 class Preprocessing:
-    """A system's preprocessing: timm's for models of timm, else resize, crop, normalise.
+    """A system's preprocessing: resize, crop, normalise.
+
+    The keys of `settings` count first, then what the weights say, then what the architecture's
+    library says for its default weights, then `IMAGENET`. See `pretrained.settings`.
 
     Args:
-        architecture: ``timm:NAME`` selects timm's data configuration of this model.
-        settings: keys of `IMAGENET`. They replace timm's settings, and missing keys get the values
-            of `IMAGENET`. ``resize`` is the length of the short side or ``[height, width]``.
+        architecture: ``timm:NAME``, ``torchvision:NAME`` or any other.
+        settings: keys of `IMAGENET`, and ``background``, the colour under transparent pixels.
+            ``resize`` is the length of the short side or ``[height, width]``.
+        weights: the sources of the weights, as in the configuration.
 
+    Attributes:
+        settings: the value of every key, and ``antialias``: whether resizing filters.
+        origins: for every key, where its value comes from.
+
+    Raises:
+        ParityError: the weights have no complete preprocessing, or two sources of weights differ.
     """
 
-    def __init__(self, architecture: str, settings: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        architecture: str,
+        settings: dict[str, Any] | None = None,
+        weights: Sequence[str] = (),
+    ):
         from torchvision import transforms
 
-        library, _, name = architecture.rpartition(":")
-        if library == "timm" and not settings:
-            import timm
-            from timm.data.config import resolve_data_config
-            from timm.data.transforms_factory import create_transform
-
-            from npu_parity.sources.architectures import require_timm
-
-            require_timm(name)
-            pretrained = timm.get_pretrained_cfg(name)
-            config = resolve_data_config(pretrained_cfg=pretrained.to_dict() if pretrained else {})
-            self.settings = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
-            self.shape: tuple[int, int, int] = tuple(config["input_size"])
-            self._transform = create_transform(**config, is_training=False)
-        else:
-            self.settings = IMAGENET | (settings or {})
-            mode = transforms.InterpolationMode(self.settings["interpolation"])
-            self.shape = (3, self.settings["crop"], self.settings["crop"])
-            self._transform = transforms.Compose(
-                [
-                    transforms.Resize(self.settings["resize"], mode),
-                    transforms.CenterCrop(self.settings["crop"]),
-                    transforms.ToTensor(),
-                    transforms.Normalize(self.settings["mean"], self.settings["std"]),
-                ]
+        stated = settings or {}
+        found, origin = IMAGENET, "ImageNet's usual values"
+        if not IMAGENET.keys() <= stated.keys():
+            found, origin = pretrained.settings(architecture, weights, stated) or (found, origin)
+        fixed = {"antialias": True, "background": list(WHITE)}  # Pillow always filters
+        self.settings = {**found, **fixed, **stated}
+        self.origins = {
+            **dict.fromkeys(found, origin),
+            **dict.fromkeys(fixed, "default"),
+            **dict.fromkeys(stated, CONFIGURED),
+        }
+        if missing := [key for key in IMAGENET if key not in self.settings]:
+            raise ParityError(
+                f"preprocessing: {origin} gives no fixed {' and '.join(missing)}; "
+                f"add preprocessing: {{{missing[0]}: …}} to the system's configuration"
             )
+        self.background: Colour = tuple(self.settings["background"])
+        self.shape = (3, self.settings["crop"], self.settings["crop"])
+        mode = transforms.InterpolationMode(self.settings["interpolation"])
+        self._transform = transforms.Compose(
+            [
+                transforms.Resize(self.settings["resize"], mode),
+                transforms.CenterCrop(self.settings["crop"]),
+                transforms.ToTensor(),
+                transforms.Normalize(self.settings["mean"], self.settings["std"]),
+            ]
+        )
 
-    def __call__(self, data: Image.Image | NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a float32 array (3, H, W). The shape of an array is checked, nothing else."""
+    def __call__(
+        self, data: Image.Image | NDArray[np.float32], name: str = ""
+    ) -> NDArray[np.float32]:
+        """Return a float32 array (3, H, W).
+
+        Raises:
+            ParityError: the array has another shape, or the image is so narrow that resizing its
+                short side would need too much memory.
+        """
+        what = f"input {name}".rstrip()
         if isinstance(data, Image.Image):
+            self._expect_bounded(data, what)
             array: NDArray[np.float32] = self._transform(data).numpy()
             return array
         if data.shape != self.shape:
-            raise ParityError(f"input: found shape {data.shape}, expected {self.shape}")
+            raise ParityError(f"{what}: found shape {data.shape}, expected {self.shape}")
         return data.astype(np.float32, copy=False)
+
+    def _expect_bounded(self, image: Image.Image, what: str) -> None:
+        short, long = sorted(image.size)
+        edge = self.settings["resize"]
+        if isinstance(edge, int) and edge * edge * long // short > LARGEST:
+            raise ParityError(
+                f"{what}: found {image.width} x {image.height} pixels, too narrow to resize the "
+                f"short side to {edge}; crop the image first"
+            )
