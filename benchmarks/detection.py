@@ -120,16 +120,14 @@ def product(x: Tensor, w: Tensor) -> Product:
     return Product(operator, operator.run())
 
 
-def seen(of: Product, accepted: list[Tensor], found: Tensor) -> dict[str, bool]:
+def seen(of: Product, accepted: list[Tensor | None], found: Tensor) -> dict[str, bool]:
     """Return which tests see that a result is wrong."""
-    worst = bool((Expected(of.exact, of.bound).share(found) > 1).any())
-    spread = statistic.deviation(of)
-    errors = [found.double() - predicted for predicted in accepted]
-    beyond = [bool((error.abs() > of.sums).any()) for error in errors]
-    unlikely = [statistic.measure(error, spread).share > 1 for error in errors]
-    near = torch.minimum(of.sums, statistic.LARGEST_Z * spread)
-    best = min(range(len(errors)), key=lambda i: float(errors[i].abs().sum()))
-    bits = coarse(found, accepted[best], near, of.partial, of.added) is not None
+    worst = bool((Expected(of.exact, of.part().bound).share(found) > 1).any())
+    errors = [statistic.compare(of, found, lost) for lost in accepted]
+    beyond = [error.of_sums.value > 1 for error in errors]
+    unlikely = [error.of_limits > 1 for error in errors]
+    best = min(range(len(errors)), key=lambda i: errors[i].rms_z)
+    bits = coarse(found, of, accepted[best]) is not None
     both = all(b or u for b, u in zip(beyond, unlikely, strict=True))
     results = (worst, all(beyond), all(unlikely), bits, worst or both or bits)
     return dict(zip(TESTS, results, strict=True))
@@ -143,7 +141,7 @@ def limits(trials: int) -> pd.DataFrame:
         x = torch.randn(SIDE, n, generator=generator).relu()
         w = torch.randn(n, SIDE, generator=generator)
         of = product(x, w)
-        accepted = [predicted for _, predicted in of.predicted()]
+        accepted = [lost for _, lost in of.predicted()]
         assert not any(seen(of, accepted, correct(x, w)).values()), (n, trial)
         for fault, (_, kernels) in FAULTS.items():
             for size, kernel in kernels.items():
@@ -250,24 +248,26 @@ def costs(name: str, numerics: Numerics, samples: int = 5) -> dict[str, float]:
                         exact_and_bound(call, numerics) or (), found, strict=False
                     ):
                         if expected:
-                            expected.share(value)
+                            share(expected, value)
                 continue
             with timed(times["worst case"]):
                 operator = Operator(call, torch.float64, numerics)
                 of = Product(operator, operator.run())
-                Expected(of.exact, of.bound).share(found[0])
-            with timed(times["predicted operands"]):
-                _, predicted = next(of.predicted())
-                error = found[0].double() - predicted
-                (error.abs() / of.sums).max()
-            with timed(times["statistic"]):
-                spread = statistic.deviation(of)
-                statistic.measure(error, spread)
+                share(Expected(of.exact, of.part().bound), found[0])
+            with timed(times["rounded operands"]):
+                _, lost = next(of.predicted())
+            with timed(times["predicted operands and statistic"]):
+                statistic.compare(of, found[0], lost)
             with timed(times["mantissa bits"]):
-                coarse(found[0], predicted, spread, of.partial, of.added)
+                coarse(found[0], of, lost)
     totals = {part: sum(of) / samples for part, of in times.items()}
     plain = totals.pop("plain")
     return {part: total / plain for part, total in totals.items()}
+
+
+def share(expected: Expected, found: Tensor) -> float:
+    """Return the largest error as a share of its bound."""
+    return max(float(part.share(value).max()) for _, part, value in expected.parts(found))
 
 
 @contextlib.contextmanager

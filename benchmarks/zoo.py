@@ -243,9 +243,11 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         return
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        done = list(pool.map(run, arguments.names or networks()))
-    frame = pd.DataFrame([row for rows in done for row in rows], columns=COLUMNS)
-    frame.to_csv(RESULTS, index=False, quoting=csv.QUOTE_MINIMAL)
+        done: list[dict[str, Any]] = []
+        for rows in pool.map(run, arguments.names or networks()):
+            done += rows
+            frame = pd.DataFrame(done, columns=COLUMNS)
+            frame.to_csv(RESULTS, index=False, quoting=csv.QUOTE_MINIMAL)
     evidence.write_text(DOCS, document(frame))
 
 

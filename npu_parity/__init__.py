@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time, see `__getattr_
     from npu_parity.numerics.formats import PRESETS, Numerics
     from npu_parity.numerics.probing import probe
     from npu_parity.numerics.rounding import round_to
-    from npu_parity.sources.weights import Wanted, obtain
+    from npu_parity.sources.origins import Wanted
+    from npu_parity.sources.weights import obtain
     from npu_parity.system import load
     from npu_parity.verdict.answers import Program
     from npu_parity.verdict.judge import Case, judge
@@ -41,7 +42,7 @@ _HOMES = {
     "measure": "backends.outputs",
     "predict": "backends.outputs",
     "obtain": "sources.weights",
-    "Wanted": "sources.weights",
+    "Wanted": "sources.origins",
     "ParityError": "errors",
 }
 

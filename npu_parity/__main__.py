@@ -52,6 +52,17 @@ def probe(
 
 
 @app.command()
+def accept(
+    source: Annotated[str, typer.Argument(help="a source of weights, as in weights.lock.yaml")],
+) -> None:
+    """Accept the file that a hub has now: remove SOURCE from weights.lock.yaml."""
+    from npu_parity.sources import lock
+
+    lock.accept(source)
+    print(f"{lock.FILE}: {source} is removed; the next run writes it again")
+
+
+@app.command()
 def verify(
     results: Annotated[Path, typer.Argument(help="the folder of results")] = Path("results"),
 ) -> None:

@@ -9,7 +9,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -369,7 +369,7 @@ class Original:
         with emulate(self.promised):
             predicted = self._recorded(own)
         measured = []
-        if ported is not None and not network.quantised(ported):
+        if ported is not None and 1 in self.asked and not network.quantised(ported):
             theirs = self.inputs if ported_inputs is None else ported_inputs
             with self._on_device(ported, within) as (running, target):
                 measured = record(running, *batches.tensors(batches.rows(theirs, one), target))
@@ -396,7 +396,8 @@ class Original:
         hosted, notes = self._hosted(ported, theirs, within)
         device = self._target(within)
         with network.guarded(name), device.configured() as target, within():
-            with applied(ported.to(target), device.precision, target) as running:
+            compiled = device.implementation.compiled(ported, theirs)
+            with applied(compiled.to(target), device.precision, target) as running:
                 measured = outputs.forward(running, theirs, target, batch)
                 again = outputs.repeated(running, theirs, measured, target, batch, batch_sizes)
             moved = any(change != 0 for change in again["batches"].values())
@@ -499,11 +500,16 @@ class Original:
         key = within, channels_last
         if key not in self._operators:
             target, run, results = self._target(within), _running(within), []
-
-            def check(call: Call) -> None:
-                results.append(check_operator(call, target, run, self.promised, channels_last))
-
-            self.visit(check)
+            own = within is contextlib.nullcontext and target == Device("cpu")
+            check = partial(
+                check_operator,
+                device=target,
+                run=run,
+                numerics=self.promised,
+                channels_last=channels_last,
+                recorded=own,
+            )
+            self.visit(lambda call: results.append(check(call)))
             self._operators = {key: results}
         return self._operators[key]
 

@@ -64,4 +64,5 @@ Weights = Annotated[Path, typer.Option(help="folder with weights.safetensors and
 Inputs = Annotated[Path, typer.Option(help="inputs.npy, in the same folder as its sidecar")]
 Device = Annotated[_Device, typer.Option(parser=device, help="a backend, or JSON with more")]
 Ported = Annotated[str, typer.Option(help="the port's own architecture, if it has one")]
+Exported = Annotated[Path | None, typer.Option(help="the exported network, with its sidecar")]
 Threads = Annotated[int, typer.Option(help="CPU threads; at most one for each CPU")]

@@ -14,7 +14,11 @@ class ParityError(Exception):
 
 
 class Unavailable(ParityError):
-    """A hub does not answer or does not have the file. The next source may be tried."""
+    """A hub is out of reach. The next source may be tried, also a seed."""
+
+
+class Absent(ParityError):
+    """A hub answers, but it does not give the file. Another hub may be tried, but no seed."""
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ in: weights, inputs   out: latency.json with every sample
 rule latency:
     input:
         unpack(network),
+        unpack(exported),
     output:
         "results/{system}/{device}/measured/latency.json",
     log:
@@ -20,6 +21,7 @@ rule latency:
             "latency",
             on_device,
             ported,
+            from_file,
             reads=configuration.network_files,
             then=config["latency"]["batch_sizes"],
             warmup=config["latency"]["warmup"],

@@ -108,6 +108,27 @@ def network(wildcards) -> dict:
     }
 
 
+def exported(wildcards) -> dict:
+    """Return the exported network that a device executes, if it executes files."""
+    backend = BACKENDS[config["devices"][wildcards.device]["backend"]]
+    if wildcards.get("run", "measured") != "measured" or not backend.exports:
+        return {}
+    folder = f"results/{wildcards.system}/{wildcards.device}/measured"
+    return {
+        "exported": f"{folder}/network.onnx",
+        "exporter": f"{folder}/network.json",
+    }
+
+
+def from_file(wildcards) -> list[str]:
+    """Return the option with the exported network, for devices that execute files."""
+    return [
+        f"--exported={file}"
+        for name, file in exported(wildcards).items()
+        if name == "exported"
+    ]
+
+
 def in_system(file: str = ""):
     """Return a function of the wildcards: the folder of the system, or a file in it."""
     return lambda wildcards: os.path.join(f"results/{wildcards.system}", file).rstrip(

@@ -3,7 +3,7 @@
 Each run checks each hub once, in the first job that needs the hub. The check is not a rule, because
 its answer would be an input. Then a new system would fetch all weights again.
 
-in: the user's files   out: weights.safetensors and its sidecar
+in: the user's files   out: weights.safetensors and its sidecar, an entry of weights.lock.yaml
 """
 
 HUB_ANSWERS = "results/hubs.json"  # exists only during a run
@@ -29,7 +29,9 @@ rule weights:
             preprocessing=setting("preprocessing"),
             seeded=setting("seeded"),
             tensors=setting("tensors"),
+            state=setting("state"),
             hubs=HUB_ANSWERS,
+            lock="weights.lock.yaml",
         ),
     shell:
         "python {params.script:q} --output={output.file:q} {params.options:q} 2> {log:q}"

@@ -16,6 +16,7 @@ def main(
     batch_sizes: Annotated[list[int], typer.Argument(help="e.g. 1 4 8 16")],
     device: cli.Device = "cpu",
     ported: cli.Ported = "",
+    exported: cli.Exported = None,
     warmup: Annotated[int, typer.Option(help="uncounted passes for each batch size")] = 3,
     samples: Annotated[int, typer.Option(help="counted passes with batch size 1")] = 100,
     batch_samples: Annotated[int, typer.Option(help="counted passes with larger batches")] = 10,
@@ -27,7 +28,10 @@ def main(
 
     array = evidence.read_inputs(inputs)
     used = device.use_threads(threads)
-    model = checkpoints.load(weights_folder, ported or None)
+    if exported:
+        model = device.implementation.opened(exported)
+    else:
+        model = checkpoints.load(weights_folder, ported or None)
     timings = time_forward(
         model,
         array[:1],

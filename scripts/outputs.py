@@ -21,6 +21,7 @@ def main(
     ] = "measured",
     device: cli.Device = "cpu",
     ported: cli.Ported = "",
+    exported: cli.Exported = None,
     batch: Annotated[int, typer.Option(help="number of inputs in one forward pass")] = 1,
     also: Annotated[list[int] | None, typer.Argument(help="other batch sizes to compare")] = None,
     threads: cli.Threads = 1,
@@ -34,7 +35,10 @@ def main(
     used = device.use_threads(threads)
     place = device if run == "measured" else Device("cpu")
     place.implementation.seed(SEED)
-    model = checkpoints.load(weights_folder, ported or None)
+    if exported:
+        model = place.implementation.opened(exported)
+    else:
+        model = checkpoints.load(weights_folder, ported or None)
     found = {"precision": device.precision}
     if run == "measured":
         measured, found["repeated"] = outputs.measure_repeatedly(
@@ -70,6 +74,7 @@ def main(
                 "weights": evidence.sha256(weights_folder / "weights.safetensors"),
                 "inputs": evidence.sha256(inputs),
                 "outputs": digest,
+                **({"exported": evidence.sha256(exported)} if exported else {}),
             },
         },
     )

@@ -8,6 +8,7 @@ It answers as the hubs were observed to: contents come from another host by a re
 ModelScope answers 200 with no files for a revision that does not exist, and so on.
 """
 
+import gzip
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+OF_CONTENT = ("corrupt", "truncate", "drip", "long", "endless", "gzip")  # faults of contents only
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 
 
@@ -80,6 +82,7 @@ class Request:
 class _File:
     sha256: str
     announced: bool
+    lfs: bool
     commit: str
 
 
@@ -90,6 +93,7 @@ class HubServer:
         url: address of the server.
         folder: where `env()` puts caches; temporary unless given.
         requests: every request so far.
+        moved: paths that are redirected, and where.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -97,6 +101,7 @@ class HubServer:
         self.folder = folder or Path(self._temporary.name)
         self.requests: list[Request] = []
         self.blobs: dict[str, bytes] = {}
+        self.moved: dict[str, str] = {}
         self._refs: dict[tuple[str, str | None], str] = {}
         self._trees: dict[tuple[str, str], dict[str, _File]] = {}
         self._fault: tuple[str | int | None, int | None, bool] = (None, None, False)
@@ -129,17 +134,19 @@ class HubServer:
         content: bytes,
         revision: str | None = None,
         announced: bool = True,
+        lfs: bool = True,
     ) -> str:
         """Commit a file to a branch (default: the hub's default branch) and return the commit.
 
-        Earlier commits stay. With `announced=False` the hub states no sha256 for the file.
+        Earlier commits stay. With `announced=False` the hub states no hash for the file. With
+        `lfs=False` it is a small file: Hugging Face states git's hash of it.
         """
         sha256 = hashlib.sha256(content).hexdigest()
         self.blobs[sha256] = content
         parent = self._refs.get((repo, revision), "")
         commit = hashlib.sha1(f"{parent}{repo}{revision}{file}{sha256}".encode()).hexdigest()
         tree = self._trees.get((repo, parent), {})
-        self._trees[repo, commit] = tree | {file: _File(sha256, announced, commit)}
+        self._trees[repo, commit] = tree | {file: _File(sha256, announced, lfs, commit)}
         self._refs[repo, revision] = commit
         return commit
 
@@ -150,12 +157,15 @@ class HubServer:
 
         An HTTP status is answered as it is. `hang` never answers, `slow` never ends its header,
         `drop` closes the connection instead of answering; with `content_only` these spare the
-        hubs' API. `corrupt` sends other bytes than announced and `truncate` closes the connection
-        in the middle of the file. The next call of `fail` drops the connections that still hang.
+        hubs' API. `loop` redirects for ever, `portal` answers with a login page, and `later`
+        answers 429 with a Retry-After of an hour. The next ones concern contents only: `drip`
+        sends the file byte by byte, `long` and `endless` send more than announced, `gzip` sends
+        it compressed, `corrupt` sends other bytes than announced, and `truncate` closes the
+        connection in the middle. The next call of `fail` drops the connections that still hang.
         """
         self.fault_over.set()
         self.fault_over = threading.Event()
-        self._fault = (fault, times, content_only or fault in ("corrupt", "truncate"))
+        self._fault = (fault, times, content_only or fault in OF_CONTENT)
 
     @property
     def downloads(self) -> list[Request]:
@@ -216,6 +226,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b".")
         if fault in ("hang", "slow", "drop"):
             return self.drop()
+        if fault == "loop":
+            return self.reply(302, b"", {"Location": self.path})
+        if fault == "portal":
+            return self.reply(200, b"<!DOCTYPE html><html>Log in</html>")
+        if fault == "later":
+            return self.reply(429, b"{}", {"Retry-After": "3600"})
+        if url.path in self.hub.moved:
+            return self.reply(307, b"", {"Location": self.hub.moved[url.path]})
         routes = {
             r"/": self.home,
             r"/cdn/(\w+)": lambda sha256: self.content(self.hub.blobs[sha256], fault),
@@ -246,8 +264,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.query.get("blobs"):
             for sibling, file in zip(siblings, tree.values(), strict=True):
                 size = len(self.hub.blobs[file.sha256])
-                sibling |= {"size": size, "blobId": "0" * 40}
-                if file.announced:
+                blob = b"blob %d\0" % size + self.hub.blobs[file.sha256]
+                sibling |= {"size": size, "blobId": hashlib.sha1(blob).hexdigest()}
+                if not file.announced:
+                    del sibling["blobId"]
+                elif file.lfs:
                     sibling["lfs"] = {"sha256": file.sha256, "size": size, "pointerSize": 134}
         return self.json({"id": repo, "sha": commit, "private": False, "siblings": siblings})
 
@@ -304,8 +325,28 @@ class _Handler(BaseHTTPRequestHandler):
         start = int(re.match(r"bytes=(\d+)-", self.headers["Range"] or "bytes=0-")[1])
         if start >= len(blob):
             return self.reply(416, b"")
+        if fault == "gzip":
+            packed = gzip.compress(blob)
+            self.head(200, len(packed), {"Content-Encoding": "gzip"})
+            self.wfile.write(packed)
+            return None
+        if fault == "endless":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            while not self.hub.fault_over.is_set():
+                self.wfile.write(b"100000\r\n" + bytes(2**20) + b"\r\n")
+            return self.drop()
+        if fault == "long":
+            blob += blob
         headers = {"Content-Range": f"bytes {start}-{len(blob) - 1}/{len(blob)}"} if start else {}
         self.head(206 if start else 200, len(blob) - start, headers)
+        if fault == "drip":
+            for byte in blob[start:]:
+                if self.hub.fault_over.wait(0.1):
+                    break
+                self.wfile.write(bytes([byte]))
+            return self.drop()
         if fault == "truncate":
             self.wfile.write(blob[start : len(blob) // 2])
             return self.drop()

@@ -25,7 +25,7 @@ BLOCKS, EACH = many(2, 40), many(5, 13)  # blocks of each source, cases of a blo
 # A document from the schema, and mistakes in it
 
 STRINGS = {
-    "backend": ["cpu", "npu", "cuda", "xpu", "mps"],
+    "backend": ["cpu", "npu", "cuda", "xpu", "mps", "onnxruntime"],
     "weights source": [
         *("seed:1", "path:tiny.py", "package:numpy/a.pth", "huggingface:a/b@main/c.safetensors"),
         "modelscope:a/b#sha256=" + "0" * 64,

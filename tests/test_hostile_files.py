@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from safetensors.torch import save
 from torch import nn
 
 from npu_parity.errors import ParityError
-from npu_parity.sources.checkpoints import fit, read_file
+from npu_parity.sources.checkpoints import read_file
+from npu_parity.sources.fitting import fit
 from npu_parity.sources.images import read_image
 
 BLOCK = 25  # mutations that one test tries
@@ -269,6 +271,38 @@ try:
 except ParityError as error:
     sys.exit(f"error: {error}")
 """
+
+
+def bomb():
+    """A small archive whose entries become megabytes."""
+    stream, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(stored(True)))
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+        for entry in source.infolist():
+            file.writestr(entry.filename, source.read(entry) + bytes(2**20))
+    return stream.getvalue()
+
+
+@pytest.mark.abuse("hostile weight files")
+def test_a_compressed_archive_is_refused(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(bomb())
+    with pytest.raises(ParityError, match="compressed"):
+        read_file(path)
+
+
+@pytest.mark.abuse("hostile weight files")
+def test_a_large_tensor_is_not_read_before_its_shape(tmp_path):
+    """8 GB that take no space on the disk take none in memory either."""
+    path = tmp_path / "a"
+    with path.open("wb") as file:
+        start = header({"0.weight": tensor([2**31], 0, 2**33)})
+        file.write(start)
+        file.truncate(len(start) + 2**33)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ParityError) as error:
+        fit(read_file(path), network(), str(path))
+    one_line(error.value, path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
 
 
 @pytest.mark.slow

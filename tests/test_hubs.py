@@ -1,17 +1,21 @@
 """The real clients of both hubs, against a local server that speaks their protocols."""
 
+import errno
 import hashlib
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from hub_server import NOWHERE, HubServer, hub_env, process
 
-from npu_parity.errors import ParityError
-from npu_parity.sources import hubs
+from npu_parity.errors import Absent, ParityError, Unavailable
+from npu_parity.sources import clients, faults, hub_cache, hubs
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +44,7 @@ def server(running):
     server.fail(None)
 
 
-@pytest.fixture(params=list(hubs.CLIENTS))
+@pytest.fixture(params=list(clients.CLIENTS))
 def hub(request):
     return request.param
 
@@ -85,7 +89,7 @@ def reachable(hub, running):
 
     def reachable(env=None, timeout=3.0):
         with process(env) if env else nullcontext(running[1]) as pool:
-            pool.submit(hubs._client, hub).result(30)  # the import does not count
+            pool.submit(clients.connect, hub).result(30)  # the import does not count
             start = time.perf_counter()
             reason = pool.submit(hubs.reachable, hub, timeout).result(30)
             return reason, time.perf_counter() - start
@@ -216,6 +220,195 @@ def test_failures_are_told_in_one_line(server, repo, refusal, fault, words):
     start = time.perf_counter()
     assert words in refusal(repo, "m.pth")
     assert time.perf_counter() - start < 6
+
+
+@pytest.mark.abuse("faulty hubs")
+@pytest.mark.parametrize("fault", ["drip", "hang", "slow", "later"])
+def test_the_whole_fetch_has_a_deadline(server, repo, fetch, fault, tmp_path):
+    server.fail(fault)
+    start = time.perf_counter()
+    with pytest.raises(Unavailable) as error:
+        fetch(repo, "m.pth", patience=1.5)
+    assert time.perf_counter() - start < 6 and len(str(error.value).splitlines()) == 1
+    assert not weights_in(tmp_path)
+
+
+@pytest.mark.abuse("faulty hubs")
+@pytest.mark.parametrize("fault", ["long", "endless"])
+def test_no_more_than_announced_is_stored(server, repo, refusal, fault, tmp_path):
+    server.fail(fault)
+    start = time.perf_counter()
+    refusal(repo, "m.pth", patience=5)
+    assert time.perf_counter() - start < 12
+    server.fail(None)
+    assert sum(path.stat().st_size for path in weights_in(tmp_path)) < 50 * 2**20
+
+
+@pytest.mark.abuse("faulty hubs")
+def test_compressed_transfer_is_the_same_file(server, repo, fetch):
+    server.fail("gzip")
+    assert fetch(repo, "m.pth").path.read_bytes() == OLD
+
+
+@pytest.mark.abuse("faulty hubs")
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        (401, Absent, "HTTP 401"),
+        (403, Absent, "HTTP 403"),
+        (404, Absent, "HTTP 404"),
+        (429, Unavailable, "HTTP 429"),
+        (500, Unavailable, "HTTP 500"),
+        ("loop", Unavailable, "redirected in a loop"),
+        ("portal", Unavailable, "a page and not the hub's, such as a login to the network"),
+    ],
+)
+def test_only_a_hub_out_of_reach_lets_a_seed_take_over(server, repo, fetch, fault, kind, words):
+    server.fail(fault)
+    with pytest.raises(kind, match=words) as error:
+        fetch(repo, "m.pth", patience=4)
+    assert type(error.value) is kind and len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.abuse("faulty hubs")
+def test_repository_that_moved_is_named(hub, server, repo, refusal):
+    if hub == "modelscope":
+        pytest.skip("ModelScope does not redirect")
+    server.add("new/name", "m.pth", OLD)
+    server.moved[f"/api/models/{repo}"] = "/api/models/new/name"
+    assert "the repository has moved to new/name: write this name" in refusal(repo, "m.pth")
+
+
+@pytest.mark.abuse("faulty hubs")
+def test_default_branch_of_the_other_hub(hub, repo, refusal):
+    other = {"modelscope": "main", "huggingface": "master"}[hub]
+    branch = {"modelscope": "master", "huggingface": "main"}[hub]
+    assert f"its default branch is {branch}" in refusal(repo, "m.pth", revision=other)
+
+
+@pytest.mark.abuse("faulty hubs")
+def test_cache_that_cannot_be_written_is_an_error_of_this_machine(repo, fetch, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ParityError, match="cannot be stored here: Not a directory") as error:
+        fetch(repo, "m.pth", cache_dir=tmp_path / "file" / "cache")
+    assert type(error.value) is ParityError
+
+
+@pytest.mark.abuse("faulty hubs")
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ParityError),
+        (OSError(errno.EROFS, "Read-only file system", "/cache/a"), ParityError),
+        (PermissionError(errno.EACCES, "Permission denied", "/cache/a"), ParityError),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), Unavailable),
+        (PermissionError(errno.EPERM, "Operation not permitted"), Unavailable),  # a firewall
+        (socket.gaierror(-2, "Name or service not known"), Unavailable),
+        (TimeoutError(errno.ETIMEDOUT, "Connection timed out"), Unavailable),
+        (RuntimeError("any"), Unavailable),
+    ],
+)
+def test_a_fault_of_this_machine_is_not_one_of_the_hub(error, kind):
+    """A full disk never lets a seed take over."""
+    for wrapped in (False, True):
+        try:
+            try:
+                raise error
+            except Exception as cause:
+                if wrapped:
+                    raise RuntimeError("the client failed") from cause
+                raise
+        except Exception as raised:
+            found, reason = faults.explained(raised)
+        assert found is kind and reason
+
+
+@pytest.mark.abuse("faulty hubs")
+def test_free_disk_is_checked_first(server, hub, tmp_path):
+    label, client = "label", SimpleNamespace(setting="HF_HUB_CACHE")
+    entry = clients.Entry("m.pth", 10**18, "", "", "", "")
+    with pytest.raises(ParityError, match=r"needs 1000000000000 MB, but .* MB free: free some"):
+        hubs._require_space(label, client, tmp_path / "none", entry, there=False)
+
+
+# Names in a repository
+
+
+def test_file_without_lfs_has_gits_hash(hub, server, repo, fetch, refusal):
+    server.add(repo, "small.pth", NEW, lfs=False)
+    assert fetch(repo, "small.pth").sha256 == sha256(NEW)
+    server.add(repo, "small.pth", OLD, lfs=False)
+    server.fail("corrupt")
+    assert "the downloaded file has sha256" in refusal(repo, "small.pth")
+
+
+def test_usual_names_come_in_order(server, repo, fetch):
+    assert fetch(repo).file == "m.pth"  # the only weights file
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        server.add(repo, name, NEW)
+        assert fetch(repo).file == name
+
+
+def test_several_unusual_names_are_a_question(server, repo, fetch):
+    server.add(repo, "other.pth", NEW)
+    with pytest.raises(Absent, match=r"no usual name; add /FILE to .* m.pth, other.pth"):
+        fetch(repo)
+
+
+def test_shards_come_with_their_index(server, repo, fetch):
+    index = {"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}
+    server.add(repo, "model.safetensors.index.json", json.dumps(index).encode(), lfs=False)
+    server.add(repo, "m-1.safetensors", NEW)
+    with pytest.raises(Absent, match=r"the index names m-2.safetensors, but the repository lacks"):
+        fetch(repo)
+    server.add(repo, "m-2.safetensors", OLD)
+    got = fetch(repo)
+    assert [part.file for part in got.shards] == ["m-1.safetensors", "m-2.safetensors"]
+    assert all(part.path.parent == got.path.parent for part in got.shards)
+
+
+@pytest.mark.abuse("faulty hubs")
+def test_an_index_cannot_name_files_elsewhere(server, repo, fetch):
+    index = {"weight_map": {"a": "../../evil.safetensors"}}
+    server.add(repo, "model.safetensors.index.json", json.dumps(index).encode(), lfs=False)
+    with pytest.raises(ParityError, match=r"weight_map names '../../evil.safetensors', refused"):
+        fetch(repo)
+
+
+# The lock and the caches
+
+
+@pytest.mark.abuse("faulty hubs")
+def test_a_change_under_a_lock_is_refused_before_any_download(hub, server, repo, fetch):
+    locked = {"m.pth": sha256(OLD)}
+    assert fetch(repo, "m.pth", locked=locked).sha256 == sha256(OLD)
+    server.add(repo, "m.pth", NEW)
+    server.requests.clear()
+    with pytest.raises(ParityError) as error:
+        fetch(repo, "m.pth", locked=locked)
+    text = str(error.value)
+    assert sha256(OLD) in text and sha256(NEW) in text
+    assert f"npu-parity accept '{hub}:{repo}/m.pth'" in text and not server.downloads
+
+
+def test_cache_serves_a_hub_out_of_reach(hub, running, server, repo, fetch, tmp_path):
+    def cached(**kwargs):
+        options = {"cache_dir": tmp_path} | kwargs
+        return running[1].submit(hub_cache.find, hub, repo, "m.pth", **options).result(30)
+
+    assert cached() is None
+    first = fetch(repo, "m.pth")
+    server.fail("drop")
+    found = cached()
+    assert (found.path, found.sha256) == (first.path, first.sha256)
+    assert found.cache == "the newest of 1 revisions"
+    assert cached(sha256=sha256(OLD)).cache == "of the expected sha256"
+    assert cached(sha256=sha256(NEW)) is None
+    assert cached(revision="v9") is None
+    if hub == "huggingface":
+        first.path.write_bytes(NEW)
+        with pytest.raises(ParityError, match="is damaged: delete it"):
+            cached()
 
 
 @pytest.mark.abuse("faulty hubs")

@@ -7,6 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -336,6 +337,16 @@ def test_published_throughput_by_batch_size():
     assert found["p99, ms"]["npu published"] == "1.48"
     assert found["images/s at batch 1"]["npu published"] == "726.4"
     assert close(found["images/s at batch 16"]["npu published"], 8833.2)
+
+
+def test_choices_of_a_checkpoint_are_rows():
+    weights = json.loads(Path("results/house/weights.json").read_text())
+    weights |= {"state": "ema", "other_states": {"model": "fits too"}, "prefix": "module."}
+    rows = tables.provenance(SimpleNamespace(weights=weights)).set_index("")["Weights"]
+    assert (
+        rows["state of the checkpoint"] == "ema" and rows["prefix taken off the names"] == "module."
+    )
+    assert rows["its other states"] == "{'model': 'fits too'}" and "shards" not in rows
 
 
 def test_provenance_is_the_sidecar():

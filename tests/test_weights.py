@@ -1,10 +1,12 @@
 """Sources are tried in order; what comes of them is exact, and its origin recorded."""
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+import yaml
 from hub_server import HubServer, process
 from project import ROOT
 from safetensors.torch import save, save_file
@@ -20,11 +23,11 @@ from torch import nn
 from npu_parity import config, evidence
 from npu_parity.errors import ParityError
 from npu_parity.evidence import manifest, sha256
-from npu_parity.sources import architectures, checkpoints
+from npu_parity.sources import architectures, checkpoints, lock
 from npu_parity.sources.images import read_image
 from npu_parity.sources.preprocessing import Preprocessing
 from npu_parity.sources.seeds import calibrate_batch_norm
-from npu_parity.sources.weights import Wanted, obtain
+from npu_parity.sources.weights import Wanted, obtain, parse
 
 ARCHITECTURE = """
 from collections import OrderedDict
@@ -192,6 +195,16 @@ def test_path_is_described():
         "seed": None,
         "seeded_tensors": [],
         "calibrated_batch_norms": 0,
+        "cache": None,
+        "container": "safetensors",
+        "state": None,
+        "other_states": {},
+        "prefix": "",
+        "wrappers": [],
+        "aliases": {},
+        "left_out": [],
+        "matched": "by_name",
+        "shards": [],
         "tried": [],
     }
 
@@ -211,6 +224,27 @@ def test_what_does_not_fit_is_an_error_and_no_reason_to_go_on(change, said):
 
 def test_missing_file_is_an_error_and_no_reason_to_go_on():
     assert "there is no such file" in refusal("path:m.safetensors", "seed:1")
+
+
+def test_folder_as_a_hub_has_it(folder):
+    place = folder / "timm"
+    place.mkdir()
+    source = saved(str(place / "pytorch_model.bin"))
+    saved(str(place / "other.safetensors"), seed=8)
+    (place / "config.json").write_text("{}")
+    state, about = obtain(wanted("path:timm"))
+    assert equal(state, source) and about["file"] == "timm/pytorch_model.bin"
+    assert parse("path:timm").user_files() == ["timm/pytorch_model.bin"]
+    (place / "pytorch_model.bin").rename(place / "b.pth")
+    assert "this is a folder without a usual name, such as model.safetensors" in refusal(
+        "path:timm"
+    )
+
+
+def test_shards_of_an_index_are_the_users_files():
+    saved("a.bin")
+    Path("m.index.json").write_text(json.dumps({"weight_map": {"stem.bias": "a.bin"}}))
+    assert parse("path:m.index.json").user_files() == ["m.index.json", "a.bin"]
 
 
 def test_pin():
@@ -339,7 +373,7 @@ def test_hub_revision_and_file(hub, from_hub):
     assert equal(found, drawn(2)) and about["revision"] == commit
 
 
-def test_hub_that_lacks_the_file_lets_the_next_source_be_tried(hub, from_hub):
+def test_another_hub_is_tried_if_one_lacks_the_file(hub, from_hub):
     hub[0].add("owner/there", "model.safetensors", save(drawn(7)))
     found, about = from_hub(
         "modelscope:owner/none", "huggingface:owner/there/none.pth", "huggingface:owner/there"
@@ -351,6 +385,145 @@ def test_hub_that_lacks_the_file_lets_the_next_source_be_tried(hub, from_hub):
     ]
     assert all(len(t["failed"].splitlines()) == 1 for t in about["tried"])
     assert "no such file" in about["tried"][1]["failed"]
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ["huggingface:owner/other/none.pth"],
+        ["huggingface:owner/none"],
+        ["modelscope:owner/other@v9"],
+        ["modelscope:owner/none", "huggingface:owner/none"],
+    ],
+)
+def test_a_hub_that_answers_never_leads_to_a_seed(hub, from_hub, sources):
+    hub[0].add("owner/other", "a.pth", b"x")
+    with pytest.raises(ParityError, match="seed: is only for hubs that are out of reach") as error:
+        from_hub(*sources, "seed:1")
+    assert len(str(error.value).splitlines()) == 1 and sources[0].split(":")[0] in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["modelscope", "huggingface"])
+def test_weights_under_another_usual_name(hub, from_hub, name):
+    state = drawn(7)
+    repo = f"owner/sharded-{name}"
+    shards = {"model-1.safetensors": list(state)[:4], "model-2.safetensors": list(state)[4:]}
+    for file, names in shards.items():
+        hub[0].add(repo, file, save({n: state[n] for n in names}))
+    places = {n: file for file, names in shards.items() for n in names}
+    index = json.dumps({"weight_map": places}).encode()
+    hub[0].add(repo, "model.safetensors.index.json", index, lfs=False)
+    found, about = from_hub(f"{name}:{repo}", "seed:1")
+    assert equal(found, state) and about["file"] == "model.safetensors.index.json"
+    assert [shard["file"] for shard in about["shards"]] == list(shards)
+
+
+# The lock, and the caches of the clients
+
+
+@pytest.mark.parametrize("name", ["modelscope", "huggingface"])
+def test_lock_is_written_once_and_compared_later(hub, from_hub, folder, name):
+    file, repo = folder / "weights.lock.yaml", f"owner/locked-{name}"
+    source = f"{name}:{repo}"
+    commit = hub[0].add(repo, "model.safetensors", save(drawn(7)))
+    found, about = from_hub(source, lock=file)
+    text = file.read_text()
+    size = len(save(drawn(7)))
+    entry = {"sha256": about["file_sha256"], "size": size}
+    assert yaml.safe_load(text) == {
+        source: {"repo": repo, "revision": commit, "files": {"model.safetensors": entry}}
+    }
+    assert equal(from_hub(source, lock=file)[0], found) and file.read_text() == text
+
+    changed = bytearray(save(drawn(7)))
+    changed[-1] ^= 1
+    hub[0].add(repo, "model.safetensors", bytes(changed))
+    with pytest.raises(ParityError) as error:
+        from_hub(source, "seed:1", lock=file)
+    said = str(error.value)
+    assert about["file_sha256"] in said and hashlib.sha256(changed).hexdigest() in said
+    assert f"npu-parity accept '{source}'" in said and file.read_text() == text
+
+    lock.accept(source, file)
+    assert from_hub(source, lock=file)[1]["file_sha256"] == hashlib.sha256(changed).hexdigest()
+
+
+def test_processes_write_the_lock_one_after_another(folder):
+    file = folder / "weights.lock.yaml"
+    names = [f"huggingface:owner/{i}" for i in range(20)]
+    entries = [lock.Locked("a/b", "c", {"m": {"sha256": "0" * 64, "size": i}}) for i in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lock.write, [file] * 20, reversed(names), entries))
+    assert list(lock.read(file)) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "a: 1", "a: {repo: b}", "a: {repo: b, revision: c, files: {}}"]
+)
+def test_damaged_lock_is_one_line(folder, text):
+    Path("weights.lock.yaml").write_text(text)
+    with pytest.raises(ParityError, match=r"weights.lock.yaml is damaged or not complete: restore"):
+        lock.read(Path("weights.lock.yaml"))
+    with pytest.raises(ParityError):
+        lock.accept("huggingface:a/b", Path("weights.lock.yaml"))
+
+
+def test_run_without_a_hub_writes_no_lock(folder):
+    saved()
+    obtain(wanted("path:m.safetensors", lock=folder / "weights.lock.yaml"))
+    obtain(wanted("modelscope:a/b", "seed:1", lock=folder / "l.yaml"), {"modelscope": "down"})
+    assert not (folder / "weights.lock.yaml").exists() and not (folder / "l.yaml").exists()
+
+
+@pytest.mark.parametrize("locked", [True, False])
+@pytest.mark.parametrize("name", ["modelscope", "huggingface"])
+def test_the_same_bytes_come_from_the_cache_when_the_hub_is_out_of_reach(
+    hub, from_hub, folder, name, locked
+):
+    repo = f"owner/cached-{name}-{locked}"
+    hub[0].add(repo, "model.safetensors", save(drawn(7)))
+    settings = {"lock": folder / "weights.lock.yaml"} if locked else {}
+    found, online = from_hub(f"{name}:{repo}", "seed:1", **settings)
+    hub[0].fail(503)
+    again, offline = from_hub(f"{name}:{repo}", "seed:1", **settings)
+    assert equal(again, found) and offline["file_sha256"] == online["file_sha256"]
+    assert offline["pretrained"] is True and online["cache"] is None
+    how = "of the expected sha256" if locked else "the newest of 1 revisions"
+    assert (
+        offline["cache"].startswith(f"{how}, because {name}:{repo}") and "503" in offline["cache"]
+    )
+    if locked:
+        assert offline["revision"] == online["revision"]
+
+
+def test_pinned_file_of_an_older_revision_comes_from_the_cache(hub, from_hub):
+    hub[0].add("owner/older", "model.safetensors", save(drawn(7)))
+    _, first = from_hub("huggingface:owner/older")
+    hub[0].add("owner/older", "model.safetensors", save(drawn(8)))
+    from_hub("huggingface:owner/older")
+    hub[0].fail("drop")
+    assert equal(from_hub("huggingface:owner/older", "seed:1")[0], drawn(8))  # the newest
+    pinned = f"huggingface:owner/older#sha256={first['file_sha256']}"
+    assert equal(from_hub(pinned, "seed:1")[0], drawn(7))
+    other = from_hub(f"huggingface:owner/older#sha256={'0' * 64}", "seed:1")[1]
+    assert other["source"] == "seed:1"
+
+
+def test_offline_mode_uses_the_cache(hub, from_hub, folder):
+    hub[0].add("owner/offline", "model.safetensors", save(drawn(7)))
+    from_hub("huggingface:owner/offline")
+    hub[0].requests.clear()
+    asked = wanted("huggingface:owner/offline", "seed:1", architecture=f"{folder}/model.py:net")
+    with process(hub[0].env() | {"HF_HUB_OFFLINE": "1"}) as clients:
+        found, about = clients.submit(obtain, asked).result(60)
+    assert equal(found, drawn(7)) and not hub[0].requests
+    assert "offline mode is set (HF_HUB_OFFLINE)" in about["cache"]
+
+
+def test_the_pin_is_compared_before_anything_reads_the_file(monkeypatch):
+    saved()
+    monkeypatch.setattr(checkpoints, "read", lambda path: pytest.fail("the file was read"))
+    refusal(f"path:m.safetensors#sha256={'0' * 64}")
 
 
 @pytest.mark.parametrize("fault", ["corrupt", "other tensors"])

@@ -14,7 +14,12 @@ from npu_parity.errors import ParityError, first_line
 from npu_parity.numerics.formats import PRESETS, Numerics
 
 if TYPE_CHECKING:  # importing torch takes seconds, and planning a run does not need it
+    from pathlib import Path
+
     import torch
+    from torch import nn
+
+    from npu_parity.backends.batches import Inputs
 
 
 class Backend(ABC):
@@ -26,6 +31,7 @@ class Backend(ABC):
         preset: the name of its default numerics in `PRESETS`.
         hint: what to do if torch finds no such device.
         questions: the questions of the verdict that the device can answer.
+        exports: whether it executes an exported file and not the modules of torch.
     """
 
     name: ClassVar[str]
@@ -33,6 +39,7 @@ class Backend(ABC):
     preset: ClassVar[str] = "ieee"
     hint: ClassVar[str]
     questions: ClassVar[frozenset[int]] = frozenset({1, 2, 3, 4})
+    exports: ClassVar[bool] = False
 
     @abstractmethod
     def missing(self, numerics: Numerics) -> str | None:
@@ -103,6 +110,26 @@ class Backend(ABC):
                 f"device {self.name}: torch cannot load it ({reason}); {self.hint}; "
                 f"{environment.AUTOLOAD}"
             ) from None
+
+    def compiled(self, model: "nn.Module", inputs: "Inputs") -> "nn.Module":
+        """Return a network in the form that the device executes.
+
+        Args:
+            model: a network in evaluation mode.
+            inputs: arrays with one row for each input, as an example.
+
+        Raises:
+            ParityError: the device cannot execute the network.
+        """
+        return model
+
+    def opened(self, file: "Path") -> "nn.Module":
+        """Return a network from an exported file with a sidecar, see `exports`.
+
+        Raises:
+            ParityError: the device executes no files, or not this one.
+        """
+        raise ParityError(f"{file}: device {self.name} executes no exported file")
 
     @contextlib.contextmanager
     def configured(self, numerics: Numerics) -> Iterator["torch.device"]:

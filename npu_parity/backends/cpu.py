@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from npu_parity.backends import machine
 from npu_parity.backends.base import Backend
@@ -32,7 +32,7 @@ class Cpu(Backend):
     """The CPU, through torch. The fpmath mode of oneDNN can round operands to bf16."""
 
     name = "cpu"
-    formats = ("fp32", "bf16")
+    formats: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
     hint = "install torch"
 
     def missing(self, numerics: Numerics) -> str | None:

@@ -22,6 +22,9 @@ BACKENDS = Registry(
         "cuda": "npu_parity.backends.cuda:Cuda",
         "xpu": "npu_parity.backends.xpu:Xpu",
         "mps": "npu_parity.backends.mps:Mps",
+        "onnxruntime": "npu_parity.backends.onnxruntime:OnnxRuntime",
+        "onnxruntime_cann": "npu_parity.backends.onnxruntime:OnnxRuntimeCann",
+        "onnxruntime_cuda": "npu_parity.backends.onnxruntime:OnnxRuntimeCuda",
     },
 )
 

@@ -90,7 +90,9 @@ def time_forward(
     with (
         inference(model),
         device.configured() as target,
-        applied(model.to(target), device.precision, target) as model,
+        applied(
+            device.implementation.compiled(model, sample).to(target), device.precision, target
+        ) as model,
     ):
         for size in batch_sizes:
             batch = torch.from_numpy(np.repeat(sample, size, axis=0)).to(target)

@@ -84,6 +84,7 @@ def measure_repeatedly(
         sizes: other batch sizes to run; None: no further run.
     """
     with inference(model), device.configured() as target:
+        model = device.implementation.compiled(model, inputs)
         with precision.applied(model.to(target), device.precision, target) as running:
             found = forward(running, inputs, target, batch)
             again = {} if sizes is None else repeated(running, inputs, found, target, batch, sizes)

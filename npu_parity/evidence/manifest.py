@@ -73,7 +73,7 @@ def enter(path: Path, digest: str) -> None:
         "options": list(JOB.options),
         "read": {name: JOB.read[name] for name in sorted(JOB.read)},
     }
-    with _locked(path.parent):
+    with locked(path.parent):
         manifest = path.with_name(NAME)
         try:
             entries = read(path.parent)
@@ -233,8 +233,8 @@ def _text(entries: dict[str, Entry]) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time change the manifest of a folder."""
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time change the manifest of a folder, or another file in it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -161,6 +161,20 @@ def latency(system: System) -> pd.DataFrame:
     )
 
 
+# What the reader of a checkpoint chose, by its key in weights.json. Rows of what it did not choose
+# are left out.
+CHOICES = {
+    "cache": "from the cache of the hub's client",
+    "state": "state of the checkpoint",
+    "other_states": "its other states",
+    "prefix": "prefix taken off the names",
+    "wrappers": "wrappers taken off the names",
+    "aliases": "tensors under another name",
+    "left_out": "tensors left out",
+    "shards": "shards",
+}
+
+
 def provenance(system: System) -> pd.DataFrame:
     """Return the source of the weights, and the failed sources with their reasons."""
     w = system.weights
@@ -176,6 +190,7 @@ def provenance(system: System) -> pd.DataFrame:
         "seed": w["seed"],
         "seeded tensors": f"{len(seeded)} of {w['tensors']}",
         "parameters": f"{w['parameters']:,}",
+        **{label: str(w[key]) for key, label in CHOICES.items() if w.get(key)},
         **{f"tried: {t['source']}": t["failed"] for t in w["tried"]},
     }
     return pd.DataFrame({"": k, "Weights": number(v)} for k, v in facts.items())
@@ -355,8 +370,10 @@ def _answer(system: System, one: dict[str, Any], side: str) -> str:
 def _about(system: System) -> str:
     w = system.weights
     kind = "pretrained" if w["pretrained"] else "seeded, not trained"
+    state = f", state `{w['state']}`" if w.get("state") else ""
+    weights = f"weights {kind}: `{w['source']}`{state}"
     return (
-        f"`{w['architecture']}`, {w['parameters']:,} parameters; weights {kind}: `{w['source']}`. "
+        f"`{w['architecture']}`, {w['parameters']:,} parameters; {weights}. "
         f"Inputs: {len(system.inputs['names'])}{_prepared(system)}. "
         f"Reference: {title(system.runs[0])}."
     )

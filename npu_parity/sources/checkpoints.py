@@ -1,7 +1,12 @@
-"""Read checkpoints safely and fit them to a network. Every tensor must fit."""
+"""Read checkpoints safely, whatever their suffix. Nothing in a file is executed."""
 
 import pickle
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,11 +14,78 @@ from torch import nn
 from npu_parity import evidence
 from npu_parity.backends import network
 from npu_parity.errors import ParityError, first_line, shorten
-from npu_parity.sources import architectures
+from npu_parity.sources import architectures, containers
+from npu_parity.sources.fitting import State, fit
+from npu_parity.sources.states import Checkpoint, find
 
-State = dict[str, torch.Tensor]
 
-COUNTER = "num_batches_tracked"  # not used in inference; older checkpoints do not have it
+class _Inert:
+    """Stands for an object beside the tensors. It accepts everything and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+class _InertMapping(_Inert):
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return OrderedDict()
+
+
+class _InertList(_Inert):
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return []
+
+
+# Classes that training programs store beside the tensors. Their own code never runs: torch's
+# unpickler makes these stand-ins in their place, and nothing reads the stand-ins. Any other class
+# is refused by name.
+_STAND_INS: dict[str, type[_Inert]] = {
+    **dict.fromkeys(
+        (
+            *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
+            *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
+            *("numpy.dtype", "numpy.ndarray", "numpy.float64", "numpy.float32", "numpy.int64"),
+            *("argparse.Namespace", "types.SimpleNamespace", "uuid.UUID", "typing.Any"),
+            *(
+                f"{module}.{system}Path"
+                for module in ("pathlib", "pathlib._local")
+                for system in ("", "Posix", "Windows", "PurePosix", "PureWindows", "Pure")
+            ),
+            *(f"datetime.{name}" for name in ("datetime", "date", "timedelta", "timezone")),
+            *(f"builtins.{name}" for name in ("list", "dict", "int", "float", "str", "bool")),
+            "torch.torch_version.TorchVersion",
+            "omegaconf.dictconfig.DictConfig",
+            "omegaconf.listconfig.ListConfig",
+            "omegaconf.base.ContainerMetadata",
+            "omegaconf.base.Metadata",
+            "omegaconf.nodes.AnyNode",
+            "mmengine.logging.history_buffer.HistoryBuffer",
+            "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+        ),
+        _Inert,
+    ),
+    **dict.fromkeys(
+        (
+            "collections.defaultdict",
+            "easydict.EasyDict",
+            "addict.addict.Dict",
+            "yacs.config.CfgNode",
+            "fvcore.common.config.CfgNode",
+            "mmcv.utils.config.ConfigDict",
+            "pytorch_lightning.utilities.parsing.AttributeDict",
+            "lightning_fabric.utilities.data.AttributeDict",
+            "lightning.fabric.utilities.data.AttributeDict",
+        ),
+        _InertMapping,
+    ),
+    "collections.deque": _InertList,
+}
 
 
 def load(folder: str | Path, architecture: str | None = None) -> nn.Module:
@@ -38,85 +110,104 @@ def load(folder: str | Path, architecture: str | None = None) -> nn.Module:
     return model
 
 
-def read_file(path: Path) -> State:
-    """Return the tensors of a ``.safetensors`` file or of a checkpoint from ``torch.save``.
+def read(path: Path) -> Checkpoint:
+    """Return the content of a file: safetensors, from ``torch.save``, or an index of shards.
 
-    The function loads a checkpoint with ``weights_only=True``. The state dict may be nested under
-    ``state_dict`` or ``model``.
-    """
-    if problem := evidence.problem(path):
-        raise ParityError(f"weights {shorten(str(path), 150)}: {problem}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both libraries raise many kinds of errors for a damaged file
-        reason = shorten(first_line(error), 100)
-        if isinstance(error, pickle.UnpicklingError):  # torch's text suggests to trust the file
-            reason = "damaged, or its pickle contains more than tensors"
-        raise ParityError(
-            f"weights {path}: cannot be read ({reason}); expected a complete .safetensors file or "
-            "PyTorch checkpoint: fetch it again"
-        ) from None
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
-        raise ParityError(f"weights {path}: found {type(state).__name__}, expected named tensors")
-    return dict(state)
-
-
-def fit(state: State, model: nn.Module, origin: str, in_order: bool = False) -> State:
-    """Return `state` with the tensor names of `model`. Floating-point tensors become float32.
-
-    `state` must have all tensors of `model` in the same shapes, and no others. Only the call
-    counters of batch norms may be missing. With `in_order`, the names may differ if number, order
-    and shapes are the same. All values must be finite, except where the network's own initial value
-    is the same infinity, like in the mask of an attention.
+    The first bytes say what the file is. Tensors of other devices are read to the CPU.
 
     Raises:
-        ParityError: a tensor does not fit; the message names the first one.
-
+        ParityError: the file is of another kind, is damaged or has no named tensors. The message
+            says what the file is. A class of a pickle that is refused is named.
     """
-    with network.guarded(network.named(model)):
-        expected = model.state_dict()
-    for name, value in expected.items():
-        if not torch.is_tensor(value):  # a module's own `get_extra_state`
+    container = containers.identify(path)
+    try:
+        checkpoint = _READERS[container](path)
+    except ParityError:
+        raise
+    except Exception as error:  # both libraries raise many kinds of errors for a damaged file
+        raise containers.unreadable(path, _reason(error)) from None
+    if not checkpoint.states:
+        raise ParityError(
+            f"weights {shorten(str(path), 150)}: found no mapping of names to tensors, "
+            "expected named tensors: save model.state_dict()"
+        )
+    return checkpoint
+
+
+def read_file(path: Path) -> State:
+    """Return the tensors of a file that has one state dict; see `read`."""
+    states = read(path).states
+    if len(states) > 1:
+        raise ParityError(f"weights {path}: has {len(states)} states, expected one")
+    return next(iter(states.values()))
+
+
+def _safetensors(path: Path) -> Checkpoint:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # `safetensors.torch.save_model` stores a shared tensor once, and its other names here.
+        metadata = file.metadata() or {}
+    aliases = {k: v for k, v in metadata.items() if k not in tensors and v in tensors}
+    return Checkpoint(containers.SAFETENSORS, {"": tensors} if tensors else {}, aliases)
+
+
+def _pickled(container: str, mapped: bool) -> Callable[[Path], Checkpoint]:
+    def reader(path: Path) -> Checkpoint:
+        allowed: list[Any] = [(stand_in, name) for name, stand_in in _STAND_INS.items()]
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the file's pickle protocol
+            # A mapped file is read where it is needed, so optimizer states cost no memory. With
+            # this suffix torch would ignore the content.
+            lazy = mapped and path.suffix != ".safetensors"
+            with path.open("rb") as file:
+                data = torch.load(
+                    path if lazy else file, map_location="cpu", weights_only=True, mmap=lazy
+                )
+        return Checkpoint(container, find(data))
+
+    return reader
+
+
+def _index(path: Path) -> Checkpoint:
+    found: State = {}
+    shards = []
+    aliases: dict[str, str] = {}
+    for name, tensors in containers.shards(path).items():
+        shard = path.parent / name
+        content = read(shard)
+        state = content.states.get("")
+        if state is None or state.keys() != {*tensors} or content.container == containers.INDEX:
+            there = len(state or ())
             raise ParityError(
-                f"weights {origin}: {network.named(model)} has a state {name!r} of type "
-                f"{type(value).__name__}, expected tensors only"
+                f"weights {shorten(str(shard), 120)}: the shard has {there} tensors, other than "
+                f"the {len(tensors)} that {path.name} states for it: fetch both again"
             )
-    if in_order and state.keys() != expected.keys() and len(state) == len(expected):
-        state = dict(zip(expected, state.values(), strict=True))
-    state = {**{k: v for k, v in expected.items() if k.endswith(COUNTER)}, **state}
-    for problem, names in (
-        ("lacks", [name for name in expected if name not in state]),
-        ("has an unexpected", [name for name in state if name not in expected]),
-    ):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise ParityError(
-                f"weights {origin}: {problem} tensor {names[0]!r}{more}; "
-                f"expected the {len(expected)} tensors of {type(model).__name__}"
-            )
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            raise ParityError(
-                f"weights {origin}: tensor {name!r} has shape {tuple(tensor.shape)}, "
-                f"expected {tuple(expected[name].shape)}"
-            )
-        if expected[name].is_floating_point() and not tensor.is_floating_point():
-            raise ParityError(
-                f"weights {origin}: tensor {name!r} is {tensor.dtype}, expected floating point"
-            )
-    fitted = {name: state[name].to(expected[name].dtype).contiguous() for name in expected}
-    for name, tensor in fitted.items():
-        wrong = ~torch.isfinite(tensor) & (tensor != expected[name])
-        if wrong.any():
-            raise ParityError(
-                f"weights {origin}: tensor {name!r} has {int(wrong.sum())} of {tensor.numel()} "
-                f"values that are not finite, such as {tensor[wrong][0]}: fetch or train it again"
-            )
-    return fitted
+        found |= state
+        aliases |= content.aliases
+        shards.append({"file": name, "sha256": evidence.sha256(shard)})
+    return Checkpoint(containers.INDEX, {"": found}, aliases, shards)
+
+
+_READERS: dict[str, Callable[[Path], Checkpoint]] = {
+    containers.SAFETENSORS: _safetensors,
+    containers.ZIPPED: _pickled(containers.ZIPPED, mapped=True),
+    containers.LEGACY: _pickled(containers.LEGACY, mapped=False),
+    containers.INDEX: _index,
+}
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file, without torch's advice to trust it."""
+    text = str(error)
+    if not isinstance(error, pickle.UnpicklingError):
+        return f"it is damaged ({shorten(first_line(error), 80)}): {containers.FETCH}"
+    if refused := re.search(r"GLOBAL ([\w.<>]+)", text):
+        return (
+            f"its pickle contains more than tensors: an object of {shorten(refused[1], 80)}, whose "
+            f"code could run: {containers.SAVE}"
+        )
+    if re.search(r"Unsupported operand (149|14[0-8])", text):
+        return f"its pickle has a protocol above 2: {containers.SAVE}"
+    return f"it is damaged, or its pickle contains more than tensors: {containers.FETCH}"

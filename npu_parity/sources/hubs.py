@@ -1,55 +1,25 @@
-"""Fetch one weights file from ModelScope or Hugging Face with their own clients, and verify it.
+"""Fetch a file of weights from ModelScope or Hugging Face with their own clients, and verify it.
 
 The functions import the clients when they need them, because the import takes time.
 """
 
-import contextlib
 import fcntl
 import hashlib
-import io
 import json
-import os
-import re
-import socket
-import sys
+import shutil
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from npu_parity.errors import ParityError, Unavailable
+from npu_parity.errors import Absent, ParityError, shorten
+from npu_parity.evidence import sha256 as hash_of
+from npu_parity.sources import containers
+from npu_parity.sources.clients import Client, Entry, connect
+from npu_parity.sources.faults import explained, in_one_line, quiet, within
+from npu_parity.sources.repositories import HubFile, accepting, choose, label_of, require_safe
 
-# ModelScope's client reads these settings at import. With its own defaults it waits for minutes if
-# a hub does not answer. The user's environment has priority.
-_MODELSCOPE_SETTINGS = {
-    "MODELSCOPE_API_CONNECT_TIMEOUT": "5",
-    "MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS": "10",
-    "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "2",
-    "MODELSCOPE_DOWNLOAD_TIMEOUT": "15",
-    "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "3",
-}
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A verified file from a hub.
-
-    Attributes:
-        hub: a name in `CLIENTS`.
-        repo: ``owner/name``.
-        revision: the commit of the file (ModelScope: the last commit that changed this file).
-        file: name within the repository.
-        path: the file on this machine.
-        sha256: SHA-256 of the file in hexadecimal.
-    """
-
-    hub: str
-    repo: str
-    revision: str
-    file: str
-    path: Path
-    sha256: str
+SLOWEST = 100_000  # bytes per second; a fetch that is slower is given up
 
 
 def reachable(hub: str, timeout: float = 3.0) -> str | None:
@@ -65,14 +35,14 @@ def reachable(hub: str, timeout: float = 3.0) -> str | None:
     Raises:
         ParityError: the hub is unknown, or its client is broken.
     """
-    client = _client(hub)
+    client = connect(hub)
     outcome: list[str | None] = []
 
     def probe() -> None:
         try:
             status = client.probe(2 * timeout)  # longer than the wait below
         except Exception as error:
-            outcome.append(_reason(error))
+            outcome.append(explained(error)[1])
         else:
             outcome.append(f"HTTP {status}" if status == 407 or status >= 500 else None)
 
@@ -109,10 +79,12 @@ def unreachable(names: Iterable[str], answers: Path) -> dict[str, str]:
 def fetch(
     hub: str,
     repo: str,
-    file: str,
+    file: str | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     sha256: str | None = None,
+    locked: Mapping[str, str] | None = None,
+    patience: float = 20.0,
 ) -> HubFile:
     """Download a file of a model repository, or find it in the client's cache, and verify it.
 
@@ -120,234 +92,115 @@ def fetch(
         hub: a name in `CLIENTS`.
         repo: ``owner/name``.
         file: a name within the repository, or a pattern such as ``model-*.pth``. The last match in
-            natural order counts (122000 comes after 99000).
+            natural order counts (122000 comes after 99000). None: the first of `DEFAULT_FILES`. The
+            shards of an index are fetched too.
         revision: branch, tag or commit; the hub's default branch if None.
         cache_dir: replaces the client's default cache.
         sha256: the expected SHA-256 of the file in hexadecimal.
+        locked: the expected SHA-256 of every file by name, from `lock`.
+        patience: seconds for a fetch, besides the time for its bytes at the rate `SLOWEST`.
 
     Raises:
-        Unavailable: the hub fails or has no such file.
-        ParityError: a name is unsafe, or the SHA-256 differs from the hub's or from the pin.
+        Unavailable: the hub is out of reach.
+        Absent: the hub answers, but does not give the file.
+        ParityError: a name is unsafe, a SHA-256 differs from the hub's, the lock's or the pin, or
+            this machine cannot store the file.
     """
-    label = f"{hub}:{repo} {file}" + (f" at {revision}" if revision else "")
-    for name in (repo, file, revision or "default"):
-        if not _is_safe(name):
-            raise ParityError(f"{hub}: {name!r} is not a relative name; write it without '..'")
-    client = _client(hub)
-    with _in_one_line(label):
-        listing = client.files(repo, revision)
-    entry = _choose(label, file, listing)
-
-    expected = (sha256 or entry.sha256).lower()
-    if entry.sha256 and entry.sha256 != expected:
+    label = label_of(hub, repo, file, revision)
+    require_safe(hub, repo, file, revision)
+    client = connect(hub)
+    try:
+        with in_one_line(label):
+            listing = within(patience, lambda: client.files(repo, revision))
+        entry = choose(label, file, listing)
+    except Absent as error:
+        if revision != client.other_branch:
+            raise
+        raise Absent(f"{error}; its default branch is {client.branch}") from error
+    if locked and entry.name not in locked:
         raise ParityError(
-            f"{label}: the hub has sha256 {entry.sha256}, the pin says {expected}; "
-            "correct the pin, or name the revision of the pin"
+            f"{label}: the hub now has {entry.name}, weights.lock.yaml has {next(iter(locked))}; "
+            f"{accepting(hub, repo, file, revision)}"
         )
+
+    def get(entry: Entry, pin: str | None) -> HubFile:
+        expected = (pin or (locked or {}).get(entry.name) or entry.sha256).lower()
+        if entry.sha256 and entry.sha256 != expected:
+            says = "the pin says" if pin else "weights.lock.yaml says"
+            advice = (
+                "correct the pin, or name the revision of the pin"
+                if pin
+                else accepting(hub, repo, file, revision)
+            )
+            raise ParityError(
+                f"{label}: the hub has sha256 {entry.sha256}, {says} {expected}; {advice}"
+            )
+        return _download(label, client, hub, repo, entry, expected, cache_dir, patience)
+
+    found = get(entry, sha256)
+    if containers.is_index(entry.name):
+        entries = {listed.name: listed for listed in listing}
+        names = [str(Path(entry.name).parent / name) for name in containers.shards(found.path)]
+        if missing := [name for name in names if name not in entries]:
+            raise Absent(f"{label}: the index names {missing[0]}, but the repository lacks it")
+        found = replace(found, shards=tuple(get(entries[name], None) for name in names))
+    return found
+
+
+def _download(
+    label: str,
+    client: Client,
+    hub: str,
+    repo: str,
+    entry: Entry,
+    expected: str,
+    cache_dir: str | Path | None,
+    patience: float,
+) -> HubFile:
+    """Download an entry, or find it in the cache, and compare its hash."""
+    if not containers.is_inside(entry.name):
+        raise ParityError(f"{label}: refused, the hub names a file {shorten(repr(entry.name), 60)}")
+    room = Path(cache_dir) if cache_dir else client.cache
+    there = any((s.folder / entry.name).is_file() for s in client.cached(repo, room))
+    _require_space(label, client, room, entry, there)
+    seconds = patience + (entry.size or 0) / SLOWEST
     # A cached file may be old or damaged. Only a new download proves a mismatch.
     for fresh in (False, True):
-        with _in_one_line(label):
-            path = Path(client.download(repo, entry, cache_dir, fresh))
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if not expected:
+        with in_one_line(label), quiet():
+
+            def download(fresh: bool = fresh) -> Path:
+                return Path(client.download(repo, entry, cache_dir, fresh))
+
+            path = within(seconds, download)
+            found = hash_of(path)
+            same = found == expected if expected else entry.blob == _blob(path)
+        if not expected and not entry.blob:
             raise ParityError(
                 f"{label}: the hub states no sha256; if you trust the downloaded file, pin its "
                 f"sha256 {found}"
             )
-        if found == expected:
+        if same:
             return HubFile(hub, repo, entry.commit, entry.name, path, found)
-    with _in_one_line(label):
+    with in_one_line(label):
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)  # in Hugging Face's cache, a link to the resolved path
     raise ParityError(
-        f"{label}: the downloaded file has sha256 {found}, expected {expected}; "
+        f"{label}: the downloaded file has sha256 {found}, expected {expected or entry.blob}; "
         "it was removed; try again or use another hub"
     )
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A hub's entry for one file. ``sha256`` may be "". ``ref`` is the revision to download."""
-
-    name: str
-    size: int | None
-    sha256: str
-    commit: str
-    ref: str
+def _blob(path: Path) -> str:
+    """Return git's hash of a file."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class _HuggingFace:
-    def __init__(self) -> None:
-        from huggingface_hub import HfApi
-
-        self.api = HfApi()
-        self.endpoint = self.api.endpoint
-
-    def probe(self, timeout: float) -> int:
-        from huggingface_hub import get_session
-
-        session = get_session()
-        return session.head(self.endpoint, timeout=timeout, follow_redirects=False).status_code
-
-    def files(self, repo: str, revision: str | None) -> list[_Entry]:
-        from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
-
-        info = self.api.model_info(
-            repo, revision=revision, files_metadata=True, timeout=HF_HUB_ETAG_TIMEOUT
+def _require_space(label: str, client: Client, room: Path, entry: Entry, there: bool) -> None:
+    place = next(p for p in (room, *room.parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if not there and entry.size and entry.size > free:
+        raise ParityError(
+            f"{label}: needs {entry.size / 1e6:.0f} MB, but {place} has {free / 1e6:.0f} MB free: "
+            f"free some, or set {client.setting} to a folder on another disk"
         )
-        if info.sha is None:
-            raise Unavailable("the hub names no commit")
-        return [
-            _Entry(
-                name=file.rfilename,
-                size=file.size,
-                sha256=file.lfs.sha256 if file.lfs else "",
-                commit=info.sha,
-                ref=info.sha,
-            )
-            for file in info.siblings or ()
-        ]
-
-    def download(self, repo: str, entry: _Entry, cache_dir: str | Path | None, fresh: bool) -> str:
-        return self.api.hf_hub_download(
-            repo, entry.name, revision=entry.ref, cache_dir=cache_dir, force_download=fresh
-        )
-
-
-class _ModelScope:
-    def __init__(self) -> None:
-        for name, value in _MODELSCOPE_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        # This part of the client does not import torch; `modelscope` does.
-        from modelscope_hub import HubApi, get_default_config
-
-        self.api = HubApi()
-        endpoint = get_default_config().endpoint
-        assert endpoint is not None, "the client fills it in"
-        self.endpoint = endpoint
-
-    def probe(self, timeout: float) -> int:
-        import requests
-
-        return requests.head(self.endpoint, timeout=timeout).status_code
-
-    def files(self, repo: str, revision: str | None) -> list[_Entry]:
-        ref = revision or "master"
-        # HubApi.list_repo_files does not return the commit.
-        return [
-            _Entry(
-                name=file["Path"],
-                size=file.get("Size") or None,
-                sha256=(file.get("Sha256") or "").lower(),
-                commit=file.get("Revision") or ref,
-                ref=ref,
-            )
-            for file in self.api.legacy.list_repo_files(repo, "model", ref)
-            if file.get("Type") != "tree"
-        ]
-
-    def download(self, repo: str, entry: _Entry, cache_dir: str | Path | None, fresh: bool) -> Path:
-        # The progress bar cannot be disabled and would fill a log file.
-        shown = sys.stderr if sys.stderr.isatty() else io.StringIO()
-        with contextlib.redirect_stderr(shown):
-            return self.api.download_file(
-                repo,
-                "model",
-                entry.name,
-                revision=entry.ref,
-                cache_dir=cache_dir,
-                force=fresh,
-                file_size=entry.size,
-            )
-
-
-# The only list of hubs. A new hub needs a class, and a line here.
-CLIENTS: dict[str, type[_HuggingFace] | type[_ModelScope]] = {
-    "modelscope": _ModelScope,
-    "huggingface": _HuggingFace,
-}
-
-
-def _client(hub: str) -> _HuggingFace | _ModelScope:
-    if hub not in CLIENTS:
-        raise ParityError(f"hub {hub!r} is unknown: expected one of {', '.join(CLIENTS)}")
-    with _in_one_line(f"{hub}: its client cannot be used"):
-        return CLIENTS[hub]()
-
-
-def _is_safe(name: str) -> bool:
-    """Return whether a name, joined to a folder, stays within the folder on any system."""
-    return (
-        name.isprintable()
-        and not re.search(r"\\|^~|^[A-Za-z]:", name)
-        and not {"", ".", ".."} & set(name.split("/"))
-    )
-
-
-def _choose(label: str, file: str, entries: list[_Entry]) -> _Entry:
-    """Pick the entry with this name, or the last in natural order that matches the pattern."""
-
-    def natural(entry: _Entry) -> list[str | int]:
-        parts = re.split(r"([0-9]+)", entry.name)
-        return [int(part) if i % 2 else part for i, part in enumerate(parts)]
-
-    def matches(name: str) -> bool:
-        parts, patterns = name.split("/"), file.split("/")
-        return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
-
-    entries = sorted(entries, key=natural)
-    chosen = [e for e in entries if e.name == file] or [e for e in entries if matches(e.name)]
-    if not entries:
-        raise Unavailable(f"{label}: the hub lists no files; check the revision")
-    if not chosen:
-        names = _first_words(", ".join(e.name for e in entries[:8]))
-        more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
-        raise Unavailable(f"{label}: no such file; the repository has {names}{more}")
-    if not _is_safe(chosen[-1].name):
-        raise ParityError(f"{label}: refused, the hub names a file {chosen[-1].name!r}")
-    return chosen[-1]
-
-
-@contextlib.contextmanager
-def _in_one_line(label: str) -> Iterator[None]:
-    """Turn any error of a client into `Unavailable` with one line, so the next source is tried."""
-    try:
-        yield
-    except Exception as error:
-        raise Unavailable(f"{label}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """Return in a few words why a client failed. The cause is several exceptions deep."""
-    advice = {
-        401: "check the name, or log in: the repository may be private or gated",
-        403: "access denied: log in, and accept the repository's terms",
-        404: "check repository, file and revision",
-    }
-    link: BaseException | None = error
-    while link is not None:
-        kind = type(link).__name__
-        status = getattr(link, "status_code", None)
-        status = status or getattr(getattr(link, "response", None), "status_code", None)
-        if status:
-            said = getattr(link, "server_message", None) or getattr(link, "message", None) or kind
-            hint = f"; {advice[status]}" if status in advice else ""
-            return f"HTTP {status}, {_first_words(said)}{hint}"
-        if kind == "OfflineModeIsEnabled":
-            return "offline mode is set (HF_HUB_OFFLINE)"
-        if isinstance(link, socket.gaierror):
-            return "name not resolved"
-        if isinstance(link, ConnectionRefusedError):
-            return "connection refused"
-        if isinstance(link, TimeoutError) or "Timeout" in kind:
-            return "no answer in time"
-        if isinstance(link, ConnectionResetError) or "ProtocolError" in kind:
-            return "connection lost"
-        last, link = link, link.__cause__ or link.__context__
-    return f"{type(last).__name__}: {_first_words(str(last))}"
-
-
-def _first_words(text: str, limit: int = 200) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -14,7 +14,7 @@ They must not use fewer mantissa bits than the predicted result (`npu_parity.ver
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,13 +24,14 @@ from torch.utils._pytree import tree_map
 from npu_parity.backends.device import Device
 from npu_parity.errors import first_line
 from npu_parity.numerics.formats import Numerics
-from npu_parity.verdict import settings, statistic
+from npu_parity.verdict import settings
+from npu_parity.verdict.blocks import Largest
 from npu_parity.verdict.bounds import Expected, exact_and_bound, why_no_bound
 from npu_parity.verdict.bounds.products import Product
 from npu_parity.verdict.executed import CHANNELS_LAST
 from npu_parity.verdict.operators import NO_BOUND, OperatorResult
 from npu_parity.verdict.recording import Call, tensors
-from npu_parity.verdict.statistic import LARGEST_Z, RMS_Z, Statistic
+from npu_parity.verdict.statistic import LARGEST_Z, RMS_Z, Errors, compare, few_terms
 from npu_parity.verdict.stored import coarse
 
 
@@ -82,10 +83,12 @@ def check_operator(
     run: Callable[..., Any] = execute,
     numerics: Numerics | None = None,
     channels_last: bool = False,
+    recorded: bool = False,
 ) -> OperatorResult:
     """Check one operator; see `check_operators`.
 
     Args:
+        recorded: whether this device computed the recorded result. It then counts as the first run.
         channels_last: whether to run it a third time with the channels last in memory, as a port
             may use it. `run` gets this as an argument.
     """
@@ -94,6 +97,8 @@ def check_operator(
         further = [{"channels_last": True}]
     with device.configured() as target:
         runs = [partial(run, call, target, **how) for how in ({}, {}, *further)]
+        if recorded:
+            runs[0] = partial(getattr, call, "result")
         return _checked(call, numerics or device.numerics, runs)
 
 
@@ -157,15 +162,15 @@ def _checked(call: Call, numerics: Numerics, runs: Sequence[Callable[[], Any]]) 
 
 def _unrest(first: _Pairs, second: _Pairs, product: Product | None) -> float:
     """Return the largest difference of two runs, as a share of the bound of a float32 result."""
-    largest = 0.0
+    unrest = 0.0
     for (exact, a), (_, b) in zip(first, second, strict=True):
         if a.numel() and not torch.equal(_real(a), _real(b)):
-            bound = product.sums if product else exact.bound
+            bound = product.part().sums if product else exact.bound
             wide = a if bound is None or a.is_complex() else a.double()
             base = exact.select(a) if exact.select else wide
             once = replace(exact, exact=base, bound=bound, flushed=None)
-            largest = max(largest, float(once.share(b).max()))
-    return largest
+            unrest = max(unrest, float(once.share(b).max()))
+    return unrest
 
 
 def _real(value: Tensor) -> Tensor:
@@ -175,37 +180,35 @@ def _real(value: Tensor) -> Tensor:
 
 def _worst(pairs: _Pairs) -> tuple[float, float, bool, tuple[int, ...], str]:
     """Return the largest and the mean error, whether it passed, the worst index and a note."""
-    shares = [exact.share(value) for exact, value in pairs]
-    maxima = [float(share.max()) if share.numel() else 0.0 for share in shares]
-    count = sum(share.numel() for share in shares)
-    mean = sum(float(share.sum()) for share in shares) / max(count, 1)
-    largest = max(maxima)
-    if largest == 0:
-        return 0.0, 0.0, True, (), ""
-    i = maxima.index(largest)
-    (exact, value), worst = pairs[i], _at_maximum(shares[i])
-    if largest <= 1:
-        return largest, mean, True, worst, ""
+    largest, total, count = Largest(), 0.0, 0
+    where = pairs[0]
+    for exact, value in pairs:
+        count += value.numel()
+        for index, part, found in exact.parts(value):
+            share = part.share(found)
+            total += float(share.sum())
+            if share.numel() and largest.update(share, index):
+                where = exact, value
+    mean, worst = total / max(count, 1), largest.position
+    if largest.value <= 1:
+        return largest.value, mean, True, worst, ""
+    exact, value = where
     note = f"found {value[worst]:.9g} at {list(worst)}, exact {exact.exact[worst]:.9g}"
-    return largest, mean, False, worst, "; ".join(filter(None, (note, exact.note)))
+    return largest.value, mean, False, worst, "; ".join(filter(None, (note, exact.note)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Tried:
     """A result, compared with the product of operands in one format."""
 
     form: str
-    predicted: Tensor
-    share: Tensor
-    z: Statistic | None
-
-    @cached_property
-    def worst(self) -> float:
-        return float(self.share.max())
+    lost: Tensor | None
+    errors: Errors
+    decides: bool  # whether the statistic decides
 
     @property
     def largest(self) -> float:
-        return max(self.worst, self.z.share if self.z else 0.0)
+        return max(self.errors.of_sums.value, self.errors.of_limits if self.decides else 0.0)
 
 
 def _sharper(product: Product, found: Tensor, judged: OperatorResult) -> OperatorResult:
@@ -215,46 +218,40 @@ def _sharper(product: Product, found: Tensor, judged: OperatorResult) -> Operato
     """
     if not product.terms or not judged.passed:
         return judged
-    spread = statistic.deviation(product)
     chosen: _Tried | None = None
-    for form, predicted in product.predicted():
-        error = found.double() - predicted
-        if not math.isfinite(error.sum()):  # the worst case has judged overflow and NaN
-            error.nan_to_num_(0, 0, 0)
-        share = error.abs().div_(product.sums)
-        z = statistic.measure(error, spread)
-        usable = z.share <= 1 or not statistic.few_terms(product)
-        tried = _Tried(form, predicted, share, z if usable else None)
+    for form, lost in product.predicted():
+        errors = compare(product, found, lost)
+        decides = errors.of_limits <= 1 or not few_terms(product)
+        tried = _Tried(form, lost, errors, decides)
         if chosen is None or tried.largest <= 1:  # a note compares with the promised format
             chosen = tried
         if chosen.largest <= 1:
             break
     if chosen is None:
         return judged
-    largest = chosen.worst
-    judged = replace(judged, predicted_error=largest)
-    if chosen.z:
-        judged = replace(judged, rms_z=chosen.z.rms, largest_z=chosen.z.largest)
-    near = torch.minimum(product.sums, LARGEST_Z * spread)
-    if stored := coarse(found, chosen.predicted, near, product.partial, product.added):
+    errors = chosen.errors
+    judged = replace(judged, predicted_error=errors.of_sums.value)
+    if chosen.decides:
+        judged = replace(judged, rms_z=errors.rms_z, largest_z=errors.z.value)
+    if stored := coarse(found, product, chosen.lost):
         return replace(judged, largest_error=math.inf, passed=False, note=f"results {stored}")
     if chosen.largest <= 1:
         return judged
-    worst = _at_maximum(chosen.z.z.abs() if chosen.z and largest <= 1 else chosen.share)
-    note = (
-        f"found {found[worst]:.9g} at {list(worst)}, but {chosen.predicted[worst]:.9g} "
-        f"follows from operands in {chosen.form}"
+    beyond = errors.of_sums.value > 1
+    worst = (errors.of_sums if beyond else errors.z).position
+    predicted = float(product.exact[worst]) - float(
+        0 if chosen.lost is None else chosen.lost[worst]
     )
-    if largest <= 1:
+    note = (
+        f"found {found[worst]:.9g} at {list(worst)}, but {predicted:.9g} follows from operands in "
+        f"{chosen.form}"
+    )
+    if not beyond:
         note = (
-            f"errors of the sum are {judged.rms_z:.3g} standard deviations (limit {RMS_Z:g}), the "
-            f"largest {judged.largest_z:.3g} (limit {LARGEST_Z:g}): {note}"
+            f"errors of the sum are {errors.rms_z:.3g} standard deviations (limit {RMS_Z:g}), the "
+            f"largest {errors.z.value:.3g} (limit {LARGEST_Z:g}): {note}"
         )
     return replace(judged, largest_error=chosen.largest, passed=False, worst=worst, note=note)
-
-
-def _at_maximum(values: Tensor) -> tuple[int, ...]:
-    return tuple(int(i) for i in torch.unravel_index(values.argmax(), values.shape))
 
 
 def _kind(tensor: Tensor) -> str:

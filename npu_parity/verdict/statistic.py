@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from npu_parity.verdict.blocks import Largest, blocks
 from npu_parity.verdict.bounds.arithmetic import TINY, U
-from npu_parity.verdict.bounds.products import Product
+from npu_parity.verdict.bounds.products import Part, Product
 from npu_parity.verdict.thresholds import Threshold
 
 ROUNDING = Threshold(
@@ -53,27 +54,48 @@ FEW = Threshold(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Statistic:
-    """z of the elements of a result.
+@dataclass(frozen=True)
+class Errors:
+    """Errors of a result, compared with the product of rounded operands.
 
     Attributes:
-        z: float64 of the result's shape.
-        rms: the root mean square of z.
-        largest: the largest |z|.
+        of_sums: the largest error as a share of the bound of the float32 sum (`Part.sums`).
+        z: the largest |z|.
+        rms_z: the root mean square of z.
     """
 
-    z: Tensor
-    rms: float
-    largest: float
+    of_sums: Largest
+    z: Largest
+    rms_z: float
 
     @property
-    def share(self) -> float:
-        """The larger of `rms` and `largest`, as a share of its limit."""
-        return max(self.rms / RMS_Z, self.largest / LARGEST_Z)
+    def of_limits(self) -> float:
+        """The larger of `rms_z` and `z`, as a share of its limit."""
+        return max(self.rms_z / RMS_Z, self.z.value / LARGEST_Z)
 
 
-def deviation(product: Product) -> Tensor:
+def compare(product: Product, found: Tensor, lost: Tensor | None = None) -> Errors:
+    """Compare the result of a device with the product of rounded operands.
+
+    Args:
+        found: float32 of the product's shape. Errors that are not finite count as 0, because the
+            worst case judges them.
+        lost: the effect of rounded operands, as `Product.predicted` yields it.
+    """
+    worst, unlikely, squares = Largest(), Largest(), 0.0
+    for index in blocks(found.shape):
+        part = product.part(index)
+        error = found[index] - (part.exact if lost is None else part.exact - lost[index])
+        if not math.isfinite(error.sum()):
+            error.nan_to_num_(0, 0, 0)
+        z = error / deviation(part)
+        squares += float(torch.linalg.vector_norm(z)) ** 2
+        worst.update(error.abs_().div_(part.sums), index)
+        unlikely.update(z.abs_(), index)
+    return Errors(worst, unlikely, math.sqrt(squares / found.numel()))
+
+
+def deviation(part: Part) -> Tensor:
     """Return the standard deviation of each element's error by the rounding of a float32 sum.
 
     n terms t in random order have partial sums k y / n plus a random walk that returns to 0 at
@@ -82,28 +104,15 @@ def deviation(product: Product) -> Tensor:
     Σt² is taken as (π / 2)² (Σ|t|)² / n, which is right for products of normal numbers.
 
     Returns:
-        float64 of the result's shape, at least (n + 1) `TINY`.
+        float64 of the part's shape, at least (n + 1) `TINY`.
     """
-    n = product.terms
+    n = part.product.terms
     truncated = (TRUNCATION * n) ** 2
     sums = U**2 * (ROUNDING**2 * (n + 6) / 3 + truncated)
     walk = U**2 * (ROUNDING**2 * n / 6 + truncated) * (math.pi / 2) ** 2 / n
-    variance = (product.exact - product.added).square_().mul_(sums)
-    variance += product.added.square() * sums + ((n + 1) * TINY) ** 2
-    return variance.addcmul_(product.magnitude, product.magnitude, value=walk).sqrt_()
-
-
-def measure(error: Tensor, deviation: Tensor) -> Statistic:
-    """Return z = error / standard deviation of each element.
-
-    Args:
-        error: the device's result minus the product of the rounded operands, float64, finite.
-        deviation: the result of `deviation`.
-    """
-    z = error / deviation
-    low, high = z.aminmax()
-    rms = float(torch.linalg.vector_norm(z)) / math.sqrt(z.numel())
-    return Statistic(z, rms, max(-float(low), float(high)))
+    variance = (part.exact - part.added).square_().mul_(sums)
+    variance += part.added.square() * sums + ((n + 1) * TINY) ** 2
+    return variance.addcmul_(part.magnitude, part.magnitude, value=walk).sqrt_()
 
 
 def few_terms(product: Product) -> bool:

@@ -1,8 +1,12 @@
 """Results that a device stored in fewer bits than float32 and widened again."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from npu_parity.verdict.bounds.products import Product
+from npu_parity.verdict.statistic import LARGEST_Z, deviation
 from npu_parity.verdict.thresholds import Threshold
 
 MISSING = Threshold(
@@ -14,12 +18,10 @@ MISSING = Threshold(
     "fewer than 2^20 rows.",
 )
 _SHORT = 16
-_SAMPLE = 64  # values of a row that show whether the whole row can be coarse
+_SAMPLE = 8  # values of a row that show whether the whole row can be coarse
 
 
-def coarse(
-    found: Tensor, predicted: Tensor, deviation: Tensor, partial: Tensor, added: Tensor
-) -> str | None:
+def coarse(found: Tensor, product: Product, lost: Tensor | None = None) -> str | None:
     """Return a finding if a row of results has fewer mantissa bits than the prediction explains.
 
     A row is the last axis of a matrix, and one channel of a convolution. All of its values are
@@ -33,17 +35,28 @@ def coarse(
     without the bias. Then the last bit of the result is uncertain.
 
     Args:
-        found: float32, at least one axis.
-        predicted: float64 of the same shape.
-        deviation: float64 of the same shape; rounding explains a difference of this size.
-        partial: float64 of the same shape; no partial sum is larger, with or without the bias.
-        added: float64, the bias, which broadcasts to this shape; 0 for none.
+        found: the device's result of the product, float32, at least one axis.
+        product: the exact product.
+        lost: the effect of rounded operands, as `Product.predicted` yields it.
     """
+    added = product.added
     for bias in (0 * added, added) if added.any() else (added,):
-        tensors = (found, predicted, deviation, partial, bias)
-        if finding := _coarse(*[_rows(tensor.expand(found.shape)) for tensor in tensors]):
+        values, biases = (_rows(tensor.expand(found.shape)) for tensor in (found, bias))
+        bits = _bits(values[:, :_SAMPLE], biases[:, :_SAMPLE]).amax(1)
+        if len(rows := (bits < 22).nonzero()[:, 0]) and (
+            finding := _coarse(values[rows], biases[rows], *_explained(product, lost, rows))
+        ):
             return finding
     return None
+
+
+def _explained(product: Product, lost: Tensor | None, rows: Tensor) -> Iterator[Tensor]:
+    """Yield rows of the predicted results, of the largest explained errors and partial sums."""
+    whole = product.part()
+    predicted = whole.exact if lost is None else whole.exact - lost
+    near = torch.minimum(whole.sums, LARGEST_Z * deviation(whole))
+    for tensor in (predicted, near, whole.partial):
+        yield _rows(tensor)[rows]
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -52,13 +65,10 @@ def _rows(x: Tensor) -> Tensor:
     return rows if rows.ndim > 1 and rows.shape[1] >= _SHORT else x.reshape(1, -1)
 
 
-def _coarse(*tensors: Tensor) -> str | None:
-    found, added = tensors[0], tensors[-1]
-    bits = _bits(found[:, :_SAMPLE], added[:, :_SAMPLE]).amax(1)
-    rows = (bits < 22).nonzero()[:, 0]
-    if not len(rows):
-        return None
-    found, predicted, deviation, partial, added = (tensor[rows] for tensor in tensors)
+def _coarse(
+    found: Tensor, added: Tensor, predicted: Tensor, near: Tensor, partial: Tensor
+) -> str | None:
+    """Return a finding for rows of results; rounding explains a difference of `near`."""
     bits = _bits(found, added).amax(1, keepdim=True)
     value, expected = found.double() - added, predicted - added
     spacing = _power(value) * 2.0**-bits
@@ -67,7 +77,7 @@ def _coarse(*tensors: Tensor) -> str | None:
     largest = torch.maximum(_power(partial), (1 + bool(added.any())) * _power(found))
     finest = (largest * 2.0**-23).clamp(min=2.0**-149)
     distance = (expected - (expected / spacing).round() * spacing).abs()
-    explained = distance <= torch.minimum(deviation, spacing / 4)
+    explained = distance <= torch.minimum(near, spacing / 4)
     missing = (spacing / finest).log2().clamp(0, 23)
     missing[explained | (value == 0) | ~missing.isfinite()] = 0
     for row in (missing.sum(1) >= MISSING).nonzero()[:, 0]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from npu_parity.verdict.bounds.arithmetic import ERF, FUNCTION, LARGEST, ROOT, TINY, U
-from npu_parity.verdict.bounds.rules import Operator, bound
+from npu_parity.verdict.bounds.rules import Operator, bound, by_parts
 from npu_parity.verdict.bounds.running import Rounded
 
 
@@ -37,6 +37,7 @@ def _ranges(operator: Operator, exact: Tensor) -> Tensor:
 
 
 @bound("mul", "square", "leaky_relu", "prelu", "_prelu_kernel", "deg2rad", "rad2deg")
+@by_parts
 def _mul(operator: Operator, exact: Tensor) -> Tensor:
     """3U |y|.
 
@@ -75,6 +76,7 @@ def _remainder(operator: Operator, exact: Tensor) -> Tensor:
 
 
 @bound("reciprocal", "sqrt", "rsqrt")
+@by_parts
 def _roots(operator: Operator, exact: Tensor) -> Tensor:
     """`ROOT` |y|."""
     return ROOT * exact.abs() + TINY
@@ -119,6 +121,7 @@ def _lerp(operator: Operator, exact: Tensor) -> Tensor:
     *("log", "log1p", "log2", "log10", "expm1", "tanh", "atan", "atan2", "asin", "acos", "asinh"),
     *("acosh", "atanh", "erfc", "special_i0e", "special_i1e"),
 )
+@by_parts
 def _functions(operator: Operator, exact: Tensor) -> Tensor:
     """`FUNCTION` |y|.
 
@@ -199,26 +202,33 @@ def _pow(operator: Operator, exact: Tensor) -> Tensor:
     return (FUNCTION + 2 * U * condition) * exact.abs() + TINY
 
 
-@bound("sigmoid", "silu", "glu")
+@bound("sigmoid", "silu")
+@by_parts
 def _sigmoids(operator: Operator, exact: Tensor) -> Tensor:
     """((2U |x| + `FUNCTION`) σ(-x) + `ROOT` + 3U) |y| + 2U |f|, for y = f · σ(x), σ the sigmoid.
 
     The device computes σ(x) as 1 / (1 + exp(-x)) or as (1 + tanh(x / 2)) / 2. The factor f is 1 for
-    sigmoid, x for SiLU, and the other half of the channels for GLU.
+    sigmoid, and x for SiLU.
     """
     x = operator.tensor("self")
-    factor: Tensor | float = 1.0
-    if operator.name == "silu":
-        factor = x.abs()
-    elif operator.name == "glu":
-        first, x = x.chunk(2, operator["dim"])
-        factor = first.abs()
+    return _scaled_sigmoid(x, x.abs() if operator.name == "silu" else 1.0, exact)
+
+
+@bound("glu")
+def _glu(operator: Operator, exact: Tensor) -> Tensor:
+    """The bound of SiLU; the factor f is the other half of the channels."""
+    first, x = operator.tensor("self").chunk(2, operator["dim"])
+    return _scaled_sigmoid(x, first.abs(), exact)
+
+
+def _scaled_sigmoid(x: Tensor, factor: Tensor | float, exact: Tensor) -> Tensor:
     condition = (2 * U * x.abs() + FUNCTION) * torch.sigmoid(-x)
     bound = exact.abs() * (condition + ROOT + 3 * U) + 2 * U * factor
     return bound + TINY * (1 + x.abs()) * (1 + factor)
 
 
 @bound("gelu")
+@by_parts
 def _gelu(operator: Operator, exact: Tensor) -> Tensor:
     """|x| / 2 · (error of f + 3U (1 + |f|)), for y = x / 2 · (1 + f) with f from erf or tanh.
 
@@ -238,6 +248,7 @@ def _gelu(operator: Operator, exact: Tensor) -> Tensor:
 
 
 @bound("hardswish", "hardsigmoid")
+@by_parts
 def _hard(operator: Operator, exact: Tensor) -> Tensor:
     """`ROOT` + 6U; Hardswish multiplies it by |x|.
 
@@ -249,6 +260,7 @@ def _hard(operator: Operator, exact: Tensor) -> Tensor:
 
 
 @bound("elu", "celu")
+@by_parts
 def _elu(operator: Operator, exact: Tensor) -> Tensor:
     """3U |y|, plus (`FUNCTION` + 4U) · scale if x is negative.
 
@@ -261,6 +273,7 @@ def _elu(operator: Operator, exact: Tensor) -> Tensor:
 
 
 @bound("softplus")
+@by_parts
 def _softplus(operator: Operator, exact: Tensor) -> Tensor:
     """(`FUNCTION` + 4U) (|y| + 1 / β), for y = log(1 + exp(βx)) / β.
 
@@ -271,6 +284,7 @@ def _softplus(operator: Operator, exact: Tensor) -> Tensor:
 
 
 @bound("mish")
+@by_parts
 def _mish(operator: Operator, exact: Tensor) -> Tensor:
     """(2 `FUNCTION` + 8U) |x|, for y = x · tanh(softplus(x)).
 

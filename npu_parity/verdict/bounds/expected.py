@@ -1,7 +1,7 @@
 """The exact result of a recorded operator and the bound of its error."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from npu_parity.errors import reason
 from npu_parity.numerics.formats import Numerics
+from npu_parity.verdict.blocks import Index, blocks
 from npu_parity.verdict.bounds import (  # noqa: F401 (rules)
     elementwise,
     normalization,
@@ -18,7 +19,7 @@ from npu_parity.verdict.bounds import (  # noqa: F401 (rules)
 )
 from npu_parity.verdict.bounds.arithmetic import DOUBLE, LARGEST, U
 from npu_parity.verdict.bounds.indices import INDICES, expect_decided, selector
-from npu_parity.verdict.bounds.rules import RULES, Operator, subnormal
+from npu_parity.verdict.bounds.rules import RULES, Operator, has_subnormal
 from npu_parity.verdict.bounds.storage import NARROW, stored
 from npu_parity.verdict.recording import Call, tensors
 
@@ -78,6 +79,23 @@ class Expected:
     free: Tensor | None = None
     select: Callable[[Tensor], Tensor] | None = None
     flushed: "Expected | None" = None
+
+    def parts(self, found: Tensor) -> "Iterator[tuple[Index, Expected, Tensor]]":
+        """Yield parts of the tensor with the device's result, and their indices."""
+        if self.select or found.is_complex():
+            yield (), self, found
+            return
+        for index in blocks(self.exact.shape):
+            yield index, self._part(index), found[index]
+
+    def _part(self, index: Index) -> "Expected":
+        return replace(
+            self,
+            exact=self.exact[index],
+            bound=None if self.bound is None else self.bound[index],
+            free=None if self.free is None else self.free[index],
+            flushed=None if self.flushed is None else self.flushed._part(index),
+        )
 
     def share(self, found: Tensor) -> Tensor:
         """Return each element's error as a share of its bound. An element passes at 1 or below.
@@ -154,7 +172,7 @@ def _exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | 
     expected = _expected(call, numerics)
     if expected is None or not any(expected):
         return None
-    if not _moves(call) and any(subnormal(t).any() for t in tensors((call.args, call.kwargs))):
+    if not _moves(call) and any(map(has_subnormal, tensors((call.args, call.kwargs)))):
         flushed = _expected(call, numerics, flushed=True) or []
         pairs = zip(expected, flushed, strict=True)
         return [e and replace(e, flushed=f) for e, f in pairs]
@@ -204,12 +222,15 @@ def _bounded(
     if bounds is None:
         return None
     bounds = bounds if isinstance(bounds, tuple) else (bounds,)
-    if call.name in products.PRODUCTS and bounds[0].numel() and bounds[0].max() >= U * LARGEST:
+    ranges = [b.aminmax() if b.numel() else None for b in bounds]
+    if call.name in products.PRODUCTS and ranges[0] and ranges[0].max >= U * LARGEST:
         operator.allow(bounds[0] >= U * LARGEST)  # a partial sum may overflow
     free = [operator.free] + [None] * (len(bounds) - 1)
     expected: list[Expected | None] = []
-    for e, b, f, r in zip(tensors(exact), bounds, free, tensors(call.result), strict=False):
-        if (b.numel() and b.min() < 0) or not (e.is_complex() or e.dtype == torch.float64):
+    for e, b, within, f, r in zip(
+        tensors(exact), bounds, ranges, free, tensors(call.result), strict=False
+    ):
+        if (within and within.min < 0) or not (e.is_complex() or e.dtype == torch.float64):
             raise ValueError(f"a negative bound, or an exact result in {e.dtype}")
         b = stored(operator, e, (b * DOUBLE if double else b).expand(e.shape), r.dtype)
         f = None if f is None else f.expand(e.shape)

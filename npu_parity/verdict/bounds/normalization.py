@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from npu_parity.verdict.blocks import blocks
 from npu_parity.verdict.bounds.arithmetic import LARGEST, ROOT, TINY, U
 from npu_parity.verdict.bounds.rules import Operator, bound
 from npu_parity.verdict.recording import tensors
@@ -53,14 +54,20 @@ def _normalized(
     smallest = (variance + variance_error + eps).rsqrt()
     scale_error = torch.maximum(largest - scale, scale - smallest) + (2 * ROOT + U) * largest
     # Five roundings: two of the scale, a product, a sum, and second-order terms.
-    terms = x.abs().add_(mean.abs())
-    error = (x - mean).abs_().mul_(scale_error).addcmul_(terms, 5 * U * largest)
-    error += mean_error * largest + TINY * (1 + largest)
-    if weight is not None:
-        error *= weight.abs()
-    if bias is not None:
-        error += 5 * U * bias.abs()
-    return error.add_(terms, alpha=TINY).add_(TINY)
+    rest = mean_error * largest + TINY * (1 + largest)
+    small = [mean, scale_error, 5 * U * largest, rest]
+    small += [parameter.abs() for parameter in (weight, bias) if parameter is not None]
+    error = torch.empty_like(x)
+    for index in blocks(x.shape):
+        m, slope, growth, constant, *further = (t.expand(x.shape)[index] for t in small)
+        terms = x[index].abs().add_(m.abs())
+        part = (x[index] - m).abs_().mul_(slope).addcmul_(terms, growth).add_(constant)
+        if weight is not None:
+            part *= further.pop(0)
+        if bias is not None:
+            part.add_(further.pop(), alpha=5 * U)
+        error[index] = part.add_(terms, alpha=TINY).add_(TINY)
+    return error
 
 
 @bound("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")

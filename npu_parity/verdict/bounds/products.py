@@ -3,6 +3,9 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -11,8 +14,9 @@ from torch import Tensor
 from npu_parity.backends.device import Device
 from npu_parity.numerics.formats import FORMATS, ROUNDINGS, Format
 from npu_parity.numerics.rounding import round_to
+from npu_parity.verdict.blocks import Index, blocks
 from npu_parity.verdict.bounds.arithmetic import TINY, U
-from npu_parity.verdict.bounds.rules import Operator, bound
+from npu_parity.verdict.bounds.rules import Operator, bound, magnitudes
 
 # Names of the two factors and of the summand.
 PRODUCTS = {
@@ -36,7 +40,10 @@ def _products(operator: Operator, exact: Tensor) -> Tensor:
     """
     product = Product(operator, exact)
     operator.note, operator.product = product.note, product
-    return product.bound
+    bound = torch.empty_like(exact)
+    for index in blocks(exact.shape):
+        bound[index] = product.part(index).bound
+    return bound
 
 
 class Product:
@@ -50,57 +57,57 @@ class Product:
         terms: the number of products in each element.
         added: the summand (the bias), float64, of a shape that broadcasts to the result's.
         form: the format to which the device rounds the operands.
-        partial: no partial sum of rounded operands and the summand exceeds this.
-        bound: the largest error of the result in the worst case.
-        sums: the largest error of the result if it is compared with the product of the rounded
-            operands. Only errors of the float32 sum remain.
         note: explains a possible failure.
     """
 
     def __init__(self, operator: Operator, exact: Tensor):
         self.operator, self.exact, self.note = operator, exact, ""
         self.first, self.second, self._summand = PRODUCTS[operator.name]
-        self.x, self.w = operator[self.first].float(), operator[self.second].float()
+        self.x, self.w = (operator.narrow[k].float() for k in (self.first, self.second))
         self._alpha = float(operator.arguments.get("alpha", 1))
         self.added = self._added()
         self.form, u, distance, largest = _rounding(operator)
         scaled = any(operator.arguments.get(name, 1) != 1 for name in ("alpha", "beta"))
         self.terms = _terms(operator, self.x, self.w)
-        n = self.terms + 2 * scaled  # float32 rounds a scale, and the product with it
+        self.roundings = self.terms + 2 * scaled  # float32 rounds a scale, and the product with it
         x, w = self.x.abs(), self.w.abs()
-        least = min(_least(x), _least(w))
-        if (x > largest).any() or (w > largest).any():
+        (least_x, most_x), (least_w, most_w) = map(magnitudes, (self.x, self.w))
+        if max(most_x, most_w) > largest:
             self.note = f"an operand exceeds {largest:g}, the largest number of the format"
 
         def rounding(x: Tensor) -> Tensor:
             return (x * u).clamp(min=distance).mul_(x > 0)
 
-        error = 1 + (n + 2) * U  # of float32 itself, where all terms are positive
-        self.magnitude = self._float32(x, w).mul_(error)
-        operands, factor = self.magnitude, 2 * u + u**2
-        if least < distance / u:
+        self.magnitude = self.change = self._float32(x, w)
+        self.factor = 2 * u + u**2
+        if min(least_x, least_w) < distance / u:
             dx, dw = rounding(x), rounding(w)
-            operands = (self._float32(dx, w + dw) + self._float32(x, dw)).mul_(error)
-            factor = 1.0
-        # Each rounding may also lose `TINY`, and so may those of two more products.
-        self.partial = torch.add(self.magnitude, operands, alpha=factor)
-        self.partial += self.added.abs() + 3 * TINY / U
-        sums = (n + 1) * U * self.partial
-        self.bound = torch.add(sums, operands, alpha=factor)
-        # `predicted` has the errors of two float32 products, which are as small as `operands`.
-        self.sums = sums.add_(operands, alpha=factor * (n + 1) * U)
-        if least < TINY:  # devices may flush such operands to zero
-            flushed = (2 * TINY * ((t > 0) & (t < TINY)) for t in (x, w))
-            self.sums += self._float32(next(flushed), 2 * w) + self._float32(2 * x, next(flushed))
+            self.change = self._float32(dx, w + dw) + self._float32(x, dw)
+            self.factor = 1.0
+        self.flushed: Tensor | None = None
+        if min(least_x, least_w) < TINY:  # devices may flush such operands to zero
+            dx, dw = (2 * TINY * ((t > 0) & (t < TINY)) for t in (x, w))
+            self.flushed = self._float32(dx, 2 * w).double() + self._float32(2 * x, dw)
 
-    def predicted(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the product of operands in the promised format, then of other accepted operands.
+    def part(self, index: Index | EllipsisType = ...) -> "Part":
+        """Return a part of the result with its bounds; by default all of it."""
+        shape = self.exact.shape
+        magnitude = change = self.magnitude[index].double()
+        if self.change is not self.magnitude:
+            change = self.change[index].double()
+        flushed = None if self.flushed is None else self.flushed[index]
+        added = self.added.expand(shape)[index]
+        return Part(self, self.exact[index], added, magnitude, change, flushed)
 
-        A device may round ties differently, and it may use a better format than it promises. A
-        product appears only once, and not at all if an operand exceeds the range of the format.
+    def predicted(self) -> Iterator[tuple[str, Tensor | None]]:
+        """Yield the effect of operands in the promised format, then of other accepted operands.
+
+        A device may round ties differently, and it may use a better format than it promises. The
+        same operands appear only once, and not at all if one exceeds the range of the format.
 
         Yields:
-            The name of the format and the float64 product.
+            The name of the format, and the exact product minus the product of rounded operands;
+            None if rounding changes nothing.
         """
         rounding = self.operator.numerics.rounding
         names = [(self.form.name, r) for r in (rounding, *ROUNDINGS[:2])]
@@ -113,23 +120,23 @@ class Product:
                 continue
             if not any(x.equal(a) and w.equal(b) for a, b in seen):
                 seen.append((x, w))
-                yield name, self.exact - self._lost(x, w)
+                yield name, self._lost(x, w)
 
-    def _lost(self, x: Tensor, w: Tensor) -> Tensor | float:
+    def _lost(self, x: Tensor, w: Tensor) -> Tensor | None:
         """Return the product of the operands minus the product of the rounded operands x and w.
 
         Both differences of operands are exact in float32. They are small, so the errors of these
         products are small, too: n U times the change of the result by rounding.
         """
-        dx, dw = self.x - x, self.w - w
-        lost: Tensor | float = 0.0
-        for a, b in ((dx, self.w), (x, dw)):
-            if a.any() and b.any():
-                lost = lost + self._float32(a, b)
-        return lost * math.copysign(1, self._alpha)
+        lost = []
+        if x is not self.x and not x.equal(self.x):
+            lost.append(self._float32(self.x - x, self.w))
+        if w is not self.w and not w.equal(self.w):
+            lost.append(self._float32(x, self.w - w))
+        return math.copysign(1, self._alpha) * sum(lost[1:], lost[0]).double() if lost else None
 
     def _float32(self, x: Tensor, w: Tensor) -> Tensor:
-        """Return |alpha| x ∗ w as float64, computed in float32, or in float64 after an overflow."""
+        """Return |alpha| x ∗ w in float32, or in float64 after an overflow."""
         for dtype in (torch.float32, torch.float64):
             changed: dict[str, Any] = {self.first: x.to(dtype), self.second: w.to(dtype)}
             if self._summand == "bias":
@@ -138,7 +145,7 @@ class Product:
                 summand = self.operator[self._summand].to(dtype)
                 changed |= {self._summand: summand, "beta": 0, "alpha": abs(self._alpha)}
             with _plain():
-                result: Tensor = self.operator.run(**changed).double()
+                result: Tensor = self.operator.run(**changed)
             if _finite(result):
                 break
         return result
@@ -152,16 +159,64 @@ class Product:
         return added * float(self.operator["beta"])
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of the result of a product, and how far a device's result may be from it.
+
+    Attributes:
+        product: the whole.
+        exact, added: as of the product, float64 of the part's shape.
+    """
+
+    product: Product
+    exact: Tensor
+    added: Tensor
+    _magnitude: Tensor
+    _change: Tensor
+    _flushed: Tensor | None
+
+    @property
+    def _error(self) -> float:
+        """The error of a float32 product of magnitudes, where all terms are positive."""
+        return 1 + (self.product.roundings + 2) * U
+
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """The product of the magnitudes of the operands, or more."""
+        return self._magnitude * self._error
+
+    @cached_property
+    def _rounded(self) -> Tensor:
+        """The largest effect of rounded operands."""
+        return self._change * (self._error * self.product.factor)
+
+    @cached_property
+    def partial(self) -> Tensor:
+        """No partial sum of rounded operands and the summand exceeds this."""
+        # Each rounding may also lose `TINY`, and so may those of two more products.
+        return self.magnitude.add(self._rounded).add_(self.added.abs()).add_(3 * TINY / U)
+
+    @cached_property
+    def bound(self) -> Tensor:
+        """The largest error of the result in the worst case."""
+        return self._rounded.add(self.partial, alpha=self._share)
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """The largest error by the float32 sum alone, if rounded operands are predicted."""
+        # `predicted` has the errors of two float32 products, which are as small as `_rounded`.
+        sums = self.partial.add(self._rounded).mul_(self._share)
+        return sums if self._flushed is None else sums.add_(self._flushed)
+
+    @property
+    def _share(self) -> float:
+        """The largest error of a float32 sum of positive terms, relative to the sum."""
+        return (self.product.roundings + 1) * U
+
+
 def _finite(x: Tensor) -> bool:
     """Return whether all values are finite, or not if their sum overflows. It needs one pass."""
     return math.isfinite(x.sum())
-
-
-def _least(magnitudes: Tensor) -> float:
-    """Return the smallest number above zero; infinity if there is none."""
-    return (
-        float(magnitudes.where(magnitudes > 0, math.inf).min()) if magnitudes.numel() else math.inf
-    )
 
 
 @contextmanager

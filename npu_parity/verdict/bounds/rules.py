@@ -3,6 +3,8 @@
 A rule's docstring starts with its bound: y is the exact result, x the first operand.
 """
 
+import copy
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from npu_parity.numerics.formats import Numerics
 from npu_parity.numerics.widening import float64_by_default
+from npu_parity.verdict.blocks import Index, blocks
 from npu_parity.verdict.bounds.arithmetic import TINY
 from npu_parity.verdict.recording import Call
 
@@ -27,6 +30,7 @@ class Operator:
 
     Attributes:
         note: explains a possible failure.
+        narrow: the arguments in the precision in which they were recorded.
         free: elements of the first result that may have any value, because a usual algorithm
             overflows on the way or meets infinity; None if there are none.
     """
@@ -52,14 +56,15 @@ class Operator:
         self.numerics = numerics or Numerics()
         exact = self._exact = dtype is torch.float64
 
-        def converted(value: Any) -> Any:
+        def wider(value: Any) -> Any:
             if isinstance(value, Tensor):
-                if flushed and subnormal(value).any():
-                    value = value.masked_fill(subnormal(value), 0)
-                return value.to(_WIDER.get(value.dtype, value.dtype)) if exact else value
-            return _WIDER.get(value, value) if exact and isinstance(value, torch.dtype) else value
+                return value.to(_WIDER.get(value.dtype, value.dtype))
+            return _WIDER.get(value, value) if isinstance(value, torch.dtype) else value
 
-        self.arguments: dict[str, Any] = tree_map(converted, call.arguments)
+        self.narrow: dict[str, Any] = call.arguments
+        if flushed:
+            self.narrow = tree_map_only(Tensor, _flush, self.narrow)
+        self.arguments: dict[str, Any] = tree_map(wider, self.narrow) if exact else self.narrow
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -84,17 +89,44 @@ class Operator:
         name = next(iter(self.arguments))
         return self.run(**{name: self[name].abs().double(), **changed})
 
+    def part(self, index: Index, shape: torch.Size) -> "Operator":
+        """Return the operator on parts of those operands that have the shape of the result."""
+
+        def part(value: Tensor) -> Tensor:
+            return value[index] if value.shape == shape else value
+
+        operator = copy.copy(self)
+        operator.arguments = tree_map_only(Tensor, part, self.arguments)
+        return operator
+
     def allow(self, elements: Tensor) -> None:
         """Let these elements of the first result have any value."""
         if elements.any():
             self.free = elements if self.free is None else self.free | elements
 
 
-def subnormal(x: Tensor) -> Tensor:
-    """Return where a float32 tensor has values that devices may flush to zero (OpenCL 3.0, 7.5)."""
-    if x.dtype != torch.float32:
-        return torch.zeros((), dtype=torch.bool)
-    return (x.abs() < TINY) & (x != 0)
+def magnitudes(x: Tensor) -> tuple[float, float]:
+    """Return the smallest magnitude above zero, infinity if there is none, and the largest.
+
+    Args:
+        x: float32. Magnitudes have the order of their bits as integers.
+    """
+    rest, least, most = 0x7FFF_FFFF, 0x7F80_0000, 0
+    for index in blocks(x.shape):
+        bits = x[index].view(torch.int32) & rest
+        most = max(most, int(bits.max()))
+        least = min(least, int(bits.sub_(1).bitwise_and_(rest).min()) + 1)  # 0 becomes the largest
+    low, high = torch.tensor([least, most], dtype=torch.int32).view(torch.float32).tolist()
+    return low, high
+
+
+def has_subnormal(x: Tensor) -> bool:
+    """Return whether a float32 tensor has values that devices may flush to 0 (OpenCL 3.0, 7.5)."""
+    return x.dtype == torch.float32 and magnitudes(x)[0] < TINY
+
+
+def _flush(x: Tensor) -> Tensor:
+    return x.masked_fill(x.abs() < TINY, 0) if has_subnormal(x) else x
 
 
 Rule = Callable[[Operator, Any], Tensor | tuple[Tensor, ...] | None]
@@ -109,6 +141,23 @@ def bound(*names: str) -> Callable[[Rule], Rule]:
         return rule
 
     return register
+
+
+def by_parts(rule: Callable[[Operator, Tensor], Tensor]) -> Rule:
+    """Apply a rule to parts of the result, which is faster.
+
+    In such a rule, the bound of an element depends only on this element and on those of operands of
+    the same shape. It does not use `Operator.allow`.
+    """
+
+    @functools.wraps(rule)
+    def applied(operator: Operator, exact: Tensor) -> Tensor:
+        bound = torch.empty(exact.shape, dtype=torch.float64)
+        for index in blocks(exact.shape):
+            bound[index] = rule(operator.part(index, exact.shape), exact[index])
+        return bound
+
+    return applied
 
 
 def described() -> dict[str, list[str]]:
