@@ -181,7 +181,7 @@ def test_defaults_are_not_shared(load):
         ({"models__net__task": "detection"}, "task: found 'detection', expected the kind of"),
         (
             {"devices__npu__backend": "tpu"},
-            "devices.npu.backend: found backend 'tpu', expected one of cpu, npu, cuda, xpu, mps, onnx",
+            "devices.npu.backend: found backend 'tpu', expected one of cpu, npu, cuda, xpu, mps",
         ),
         ({"devices__npu__numerics": {"conv": "fp8"}}, "devices.npu.numerics.conv: found 'fp8'"),
         ({"models__net__batch": "one"}, "models.net.batch: found 'one', expected the number"),

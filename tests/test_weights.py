@@ -366,6 +366,18 @@ def test_hub_file_is_described(hub, from_hub, name):
     assert about["file"] == "model.safetensors" and len(about["file_sha256"]) == 64
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["modelscope", "huggingface"])
+def test_real_weights_from_a_hub_are_those_of_the_package(hub, name):
+    settings = config.load(ROOT / "config.yaml")["models"]["efficientnet_lite0"]
+    common = {"architecture": settings["architecture"], "arguments": {}}
+    state, _ = obtain(Wanted(sources=settings["weights"], tensors="in_order", **common))
+    repo = "timm/tf_efficientnet_lite0.in1k"
+    hub[0].add(repo, "model.safetensors", save(state))
+    found, about = hub[1].submit(obtain, Wanted(sources=[f"{name}:{repo}"], **common)).result(60)
+    assert equal(found, state) and about["pretrained"] is True
+
+
 def test_hub_revision_and_file(hub, from_hub):
     hub[0].add("owner/two", "model.safetensors", save(drawn(1)))
     commit = hub[0].add("owner/two", "deep/m.safetensors", save(drawn(2)), revision="v2.0")
