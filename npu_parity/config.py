@@ -291,6 +291,16 @@ def runs(config: Config) -> tuple[list[tuple[str, str]], dict[str, str]]:
     return planned, left_out
 
 
+def informative(config: Config, planned: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the runs for tables and pictures: no predictions of devices that do not round."""
+
+    def rounds(device: Device) -> bool:
+        return not device.numerics.is_exact or device.precision != "fp32"
+
+    devices = {name: _device(settings) for name, settings in config["devices"].items()}
+    return [(name, run) for name, run in planned if run == "measured" or rounds(devices[name])]
+
+
 def check_software(config: Config, planned: Collection[tuple[str, str]]) -> None:
     """Raise ParityError if torch cannot be loaded for a device that these runs measure."""
     for name, run in planned:

@@ -22,9 +22,7 @@ rule export:
         software
     params:
         script=script("export"),
-        options=program(
-            "export", on_device, ported, reads=configuration.network_files
-        ),
+        options=program("export", on_device, ported, reads=configuration.network_files),
     shell:
         "python {params.script:q} --threads={threads} --output={output.network:q} "
         "{params.options:q} > {log:q} 2>&1"

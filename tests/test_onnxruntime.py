@@ -115,9 +115,7 @@ def test_a_network_that_cannot_be_exported_is_one_line():
         def forward(self, x):
             return x * 2 if float(x.sum()) > 0 else x[:, :1].expand_as(x) + 1
 
-    with pytest.raises(
-        ParityError, match=r"torch\.onnx\.export cannot export it"
-    ) as caught:
+    with pytest.raises(ParityError, match=r"torch\.onnx\.export cannot export it") as caught:
         outputs.measure(Depends().eval(), INPUTS, ORT)
     assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
 
