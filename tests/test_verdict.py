@@ -186,3 +186,10 @@ def test_one_input_that_is_stored_more_coarsely(change):
     clean.measured[4] = change(clean.measured[4])
     answer = questions.same_answer(clean, NAMES)
     assert not answer.passed and "outputs of input image4 " in answer.findings[0]
+
+
+@pytest.mark.parametrize("results", [None, []])
+def test_no_operators_is_no_yes(results):
+    """Nothing was compared: a device whose operators are not visible."""
+    answer = questions.same_kernels(results, Numerics())
+    assert answer.passed is None and "not asked" in str(answer)

@@ -353,7 +353,8 @@ def _answered(answer: dict[str, Any] | None) -> str:
     told = "; ".join(answer["findings"][:TOLD])
     more = len(answer["findings"]) - TOLD
     told += f" (and {more} more)" if more > 0 else ""
-    return ("yes" if answer["passed"] else "no") + (f": {told}" if told else "")
+    word = {None: "not asked", True: "yes", False: "no"}[answer["passed"]]
+    return word + (f": {told}" if told else "")
 
 
 def _class(system: System, scored: list[Any]) -> str:

@@ -168,12 +168,13 @@ def same_kernels(
     """Answer question 2.
 
     Args:
-        results: the result of `kernels.check_operators`; None if the question was not asked.
+        results: the result of `kernels.check_operators`; None or empty if the question was not
+            asked. Nothing was compared then, so it is no "yes".
         promised: the numerics that the device promises.
         probed: the result of `numerics.probing.probe`. An element-wise bound may miss coarser
             operands in a sum of many terms. The probe uses no sums.
     """
-    if results is None:
+    if not results:
         return Answer(2, None)
     findings = []
     for r in results:
