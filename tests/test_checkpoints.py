@@ -608,3 +608,12 @@ def test_load_says_which_file_is_missing(folder, name):
     (folder / name).unlink()
     with pytest.raises(ParityError, match=rf"{name} is missing: run `snakemake"):
         load(folder)
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480, 0x8B1F & ~7, 0x8B1F])
+def test_safetensors_whose_length_looks_like_another_kind(tmp_path, length):
+    """The file starts with the length of its header, which may be the start of a pickle or gzip."""
+    file = tmp_path / "a.safetensors"
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+    file.write_bytes(length.to_bytes(8, "little") + header.ljust(length).encode() + bytes(4))
+    assert read(file).container == "safetensors"

@@ -268,7 +268,7 @@ def case(**changed):
     runs = Runs(outputs, outputs.astype(np.float64), outputs, measured=outputs.copy())
     known = {
         "program": Program(True, "same program"),
-        "operators": [],
+        "operators": [OperatorResult(0, "", "aten.mm", "1x2", 0.5, 0.1, True, (), "")],
         "distances": {"fp32": 0.0},
         "pretrained": True,
         "repeated": Repeated(batches={"2": 0.0}),

@@ -186,7 +186,7 @@ def test_what_is_no_file_is_refused_before_the_run(refusal, kind, what):
     make(file)
     if what == "folder" and kind == "image":
         words = "the folder has no image"
-    if what == "missing" and kind == "image of a folder":
+    if what in ("missing", "folder") and kind == "image of a folder":
         words = "the folder has no image"
     assert words in refusal(key, setting(str(file)))
 

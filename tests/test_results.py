@@ -81,10 +81,12 @@ def test_metrics_follow_from_the_arrays(system, run):
 
 
 MEASURED = [run for run in RUNS if run.endswith("/measured")]
+# Devices that execute files have no operators that can be checked.
+SEEN = [run for run in MEASURED if not run.startswith("onnxruntime")]
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.parametrize("run", MEASURED)
+@pytest.mark.parametrize("run", SEEN)
 def test_every_operator_keeps_to_its_bound(system, run):
     """Float32 on this CPU, and its real bf16 where it has that: no error is beyond its bound."""
     found = pd.read_csv(folder(system, run) / "operators.csv")
@@ -108,7 +110,8 @@ def test_verdict_follows_from_the_arrays(system, run):
     settings = CONFIG["models"][system]
     runs = questions.Runs(**arrays, heads=settings["heads"] or None)
     pretrained = evidence.read_json(RESULTS / system / "weights.json")["pretrained"]
-    again = questions.enough_evidence(runs, settings["task"], pretrained)
+    unseen = {} if kind == "predicted" or run in SEEN else {"not_asked": (1, 2)}
+    again = questions.enough_evidence(runs, settings["task"], pretrained, **unseen)
     assert found["questions"][-1]["findings"] == list(again.findings)
     assert found["evidence"] == ("strong" if again.passed else "weak")
     assert (found["verdict"] == "PREDICTED") == (kind == "predicted")
@@ -119,7 +122,10 @@ def test_divergence_ends_where_the_outputs_are(system, run):
     """The last operator's error is that of the input's outputs, computed independently."""
     steps = pd.read_csv(folder(system, run) / "divergence.csv")
     found = evidence.read_json(folder(system, run) / "metrics.json")
-    kind = "measured" if run.endswith("/measured") else "predicted"
+    kind = "measured" if run in SEEN else "predicted"
+    if run in MEASURED and run not in SEEN:
+        assert steps["measured_relative_l2_error"].isna().all()
+        return
     if len(CONFIG["models"][system]["heads"]) > 1:  # several outputs, and none is the last
         return
     errors = steps[f"{kind}_relative_l2_error"].dropna()

@@ -236,7 +236,7 @@ def test_folder_as_a_hub_has_it(folder):
     assert equal(state, source) and about["file"] == "timm/pytorch_model.bin"
     assert parse("path:timm").user_files() == ["timm/pytorch_model.bin"]
     (place / "pytorch_model.bin").rename(place / "b.pth")
-    assert "this is a folder without a usual name, such as model.safetensors" in refusal(
+    assert "this is a folder without a usual name of weights, such as model.safetensors" in refusal(
         "path:timm"
     )
 

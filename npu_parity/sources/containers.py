@@ -52,6 +52,8 @@ def _pattern(pattern: bytes) -> Callable[[bytes], object]:
 
 # The only list of kinds. The first one that fits counts.
 KINDS = (
+    # First, because the length of the header may look like the start of another kind.
+    Kind(SAFETENSORS, _pattern(rb".{6}\x00\x00\{"), None),
     Kind("an empty file", lambda head: not head, FETCH),
     Kind("full of zeros, as after an interrupted download", lambda head: not any(head), FETCH),
     Kind("a zip archive", _starts(b"PK\3\4", b"PK\5\6"), UNPACK),  # `_zip_kind` says more
@@ -76,7 +78,7 @@ KINDS = (
     Kind("a program", _starts(b"\x7fELF", b"MZ\x90\0"), "name the weights"),
     Kind("an ONNX model", _pattern(rb"\x08[\x03-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]"), EXPORTED),
     Kind("a TensorFlow model", _starts(b"\x08\x01\x12"), CONVERT),
-    Kind(SAFETENSORS, _pattern(rb".{6}\x00\x00\{|.{8}\{[\"}]"), None),
+    Kind(SAFETENSORS, _pattern(rb".{8}\{[\"}]"), None),
     Kind(
         "an HTML page, such as a login or an error",
         _pattern(rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)"),

@@ -218,9 +218,9 @@ def _some(names: list[str]) -> list[str]:
 
 
 def _usable(path: Path) -> bool:
-    """Return whether a file of a folder is an image, by its name. Hidden files are none."""
+    """Return whether a file of a folder is an image, by its name. Not those that macOS adds."""
     suffix = path.suffix.lower()
-    named = suffix in decoding.SUFFIXES and not path.name.startswith(".")
+    named = suffix in decoding.SUFFIXES and not path.name.startswith("._")
     return named and not os.path.isdir(path) and decoding.unreadable(suffix) is None
 
 
