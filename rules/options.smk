@@ -122,11 +122,8 @@ def exported(wildcards) -> dict:
 
 def from_file(wildcards) -> list[str]:
     """Return the option with the exported network, for devices that execute files."""
-    return [
-        f"--exported={file}"
-        for name, file in exported(wildcards).items()
-        if name == "exported"
-    ]
+    file = exported(wildcards).get("exported")
+    return [f"--exported={file}"] if file else []
 
 
 def in_system(file: str = ""):

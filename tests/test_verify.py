@@ -12,6 +12,7 @@ from project import NETWORK, ROOT, Project, system, told
 from torch.utils import backend_registration
 
 from npu_parity import evidence
+from npu_parity.audit.verify import MADE_AGAIN
 from npu_parity.verdict.envelope import ENVELOPE
 
 STANDIN = ROOT / "tests" / "standin_npu"
@@ -148,3 +149,10 @@ def test_right_again_is_passed_again(wrong_program):
     wrong_program.succeed("verify")
     assert judged(wrong_program)["verdict"] == "PASS"
     assert evidence.read_json(wrong_program.folder / "results/net/npu/measured/program.json")
+
+
+def test_what_git_does_not_keep_may_be_missing():
+    """A fresh clone of the project has no such file."""
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    prefix = "results/**/"
+    assert {x.removeprefix(prefix) for x in ignored if x.startswith(prefix)} == set(MADE_AGAIN)
