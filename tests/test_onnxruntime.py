@@ -5,6 +5,7 @@ import hashlib
 
 import numpy as np
 import onnx as format_of_onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -135,6 +136,11 @@ def test_torch_devices_do_not_execute_files(exported):
 )
 def test_what_is_missing(device, reason):
     assert reason in device.missing()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "onnxruntime_cann"])
+def test_the_version_is_that_of_whatever_distribution_is_installed(backend):
+    assert Device(backend).implementation.describe()["onnxruntime"] == onnxruntime.__version__
 
 
 def test_it_is_there():

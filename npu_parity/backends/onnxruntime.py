@@ -1,6 +1,5 @@
 """ONNX Runtime: a second, independent implementation of every operator, on any machine."""
 
-import importlib.metadata
 import importlib.util
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,11 +51,10 @@ class OnnxRuntime(Cpu):
 
     def describe(self) -> dict[str, Any]:
         """Return the processor's name, the provider and the version of ONNX Runtime."""
-        return {
-            "name": machine.cpu_name(),
-            "provider": self.provider,
-            "onnxruntime": importlib.metadata.version(self.package),
-        }
+        import onnxruntime  # several distributions have this module, also for the CPU's provider
+
+        version = onnxruntime.__version__
+        return {"name": machine.cpu_name(), "provider": self.provider, "onnxruntime": version}
 
     def switches(self, numerics: Numerics) -> dict[str, Any]:
         """Return nothing: the switches of torch do not change ONNX Runtime."""
