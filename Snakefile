@@ -23,7 +23,7 @@ rule all:
         expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
         expand("results/{system}/{run}/operators.csv", system=SYSTEMS, run=MEASURED),
         expand("results/{system}/{run}/divergence.csv", system=SYSTEMS, run=COMPARED),
-        expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=MEASURED),
+        expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=TIMED),
         expand("results/{system}/divergence.svg", system=SYSTEMS),
         expand("results/tables/{system}.md", system=SYSTEMS),
         "results/tables/summary.md",

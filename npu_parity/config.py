@@ -178,6 +178,13 @@ def check(config: Config, document: Document) -> None:
     if devices[reference]["precision"] != "fp32":
         text = f"found {devices[reference]['precision']}, but the reference must run in fp32"
         raise mistake(document, ("devices", reference, "precision"), text)
+    for name, settings in devices.items():
+        executes = BACKENDS[settings["backend"]].executes
+        if executes == ("dumps" in settings):
+            text = "the backend dumps needs the key 'dumps', and no other backend has it"
+            raise mistake(document, ("devices", name), text)
+    if not BACKENDS[devices[reference]["backend"]].executes:
+        raise mistake(document, ("reference",), f"{shortened(reference)} executes nothing here")
     reports = published.figures()
     for name, system in config["models"].items():
         place = ("models", name)
@@ -210,6 +217,11 @@ def check_files(config: Config, document: Document) -> None:
                 if problem := evidence.problem(file):
                     text = f"{shortened(file)}: {problem}"
                     raise mistake(document, place, text)
+    for name, settings in config["devices"].items():
+        for dump in (dump_file(settings, system) for system in config["models"]):
+            if problem := dump and evidence.problem(dump):
+                text = f"{shortened(dump)}: {problem}"
+                raise mistake(document, ("devices", name, "dumps"), text)
 
 
 def _own_files(system: dict[str, Any], key: str) -> list[str]:
@@ -240,6 +252,11 @@ FILES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "weights": weight_files,
     "inputs": input_files,
 }
+
+
+def dump_file(device: dict[str, Any], system: str) -> str | None:
+    """Return the file with the outputs of a system; None if the device executes networks itself."""
+    return device["dumps"].replace("{system}", system) if "dumps" in device else None
 
 
 def label_files(system: dict[str, Any]) -> list[str]:
@@ -299,6 +316,15 @@ def informative(config: Config, planned: Collection[tuple[str, str]]) -> list[tu
 
     devices = {name: _device(settings) for name, settings in config["devices"].items()}
     return [(name, run) for name, run in planned if run == "measured" or rounds(devices[name])]
+
+
+def timed(config: Config, planned: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the runs that have a latency: those that this machine executes on the device."""
+    return [
+        (name, run)
+        for name, run in planned
+        if run == "measured" and BACKENDS[config["devices"][name]["backend"]].executes
+    ]
 
 
 def check_software(config: Config, planned: Collection[tuple[str, str]]) -> None:

@@ -126,6 +126,16 @@ def from_file(wildcards) -> list[str]:
     return [f"--exported={file}"] if file else []
 
 
+def dumped(wildcards) -> list[str]:
+    """Return the options with the outputs of another tool, which count by content."""
+    file = configuration.dump_file(
+        config["devices"][wildcards.device], wildcards.system
+    )
+    if wildcards.run != "measured" or not file:
+        return []
+    return [f"--dumped={file}", f"--reads={sha256(file)}"]
+
+
 def in_system(file: str = ""):
     """Return a function of the wildcards: the folder of the system, or a file in it."""
     return lambda wildcards: os.path.join(f"results/{wildcards.system}", file).rstrip(

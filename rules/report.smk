@@ -13,7 +13,7 @@ rule table:
         expand("results/{{system}}/{run}/metrics.json", run=COMPARED),
         expand("results/{{system}}/{run}/divergence.csv", run=COMPARED),
         expand("results/{{system}}/{run}/operators.csv", run=MEASURED),
-        expand("results/{{system}}/{run}/latency.json", run=MEASURED),
+        expand("results/{{system}}/{run}/latency.json", run=TIMED),
     output:
         "results/tables/{system}.md",
     log:
@@ -42,7 +42,7 @@ rule summary:
         expand("results/{system}/{run}/run.json", system=SYSTEMS, run=RUNS),
         expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
         expand("results/{system}/{run}/operators.csv", system=SYSTEMS, run=MEASURED),
-        expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=MEASURED),
+        expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=TIMED),
     output:
         "results/summary.json",
         "results/tables/summary.md",

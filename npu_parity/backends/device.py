@@ -25,6 +25,7 @@ BACKENDS = Registry(
         "onnxruntime": "npu_parity.backends.onnxruntime:OnnxRuntime",
         "onnxruntime_cann": "npu_parity.backends.onnxruntime:OnnxRuntimeCann",
         "onnxruntime_cuda": "npu_parity.backends.onnxruntime:OnnxRuntimeCuda",
+        "dumps": "npu_parity.backends.dumps:Dumps",
     },
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from npu_parity import evidence
+from npu_parity.backends.device import BACKENDS
 from npu_parity.errors import ParityError
 from npu_parity.sources import labels
 from npu_parity.verdict import published
@@ -107,8 +108,12 @@ class System:
 
     @cached_property
     def latency(self) -> dict[str, dict[str, Any]]:
-        """``latency.json`` of every measured run."""
-        measured = [r for r in self.runs if r.endswith("/measured")]
+        """``latency.json`` of every run that this machine executed on the device."""
+        measured = [
+            run
+            for run, found in self.run.items()
+            if run.endswith("/measured") and BACKENDS[found["backend"]].executes
+        ]
         return {r: evidence.read_json(self.folder / r / "latency.json") for r in measured}
 
     def label(self, index: int) -> str:

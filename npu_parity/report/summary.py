@@ -188,7 +188,7 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
             else None
         )
         files = ["run.json"] + ["metrics.json"] * bool(found)
-        files += ["operators.csv", "latency.json"] * bool(timed)
+        files += ["operators.csv"] * (run in system.operators) + ["latency.json"] * bool(timed)
         row["files"] = [str(system.folder / run / file) for file in files]
         rows.append(row)
     if system.published:
