@@ -292,30 +292,23 @@ def runs(config: Config) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Return the runs (device, measured or predicted) of every system, and omitted devices.
 
     The reference comes first. A device is omitted, with the reason, if its ``measure`` is ``auto``
-    and this machine does not have it.
+    and this machine does not have it. A device that rounds nothing below float32 is not predicted,
+    because its prediction is the reference.
     """
     planned, left_out = [(config["reference"], "measured")], {}
     for name, settings in config["devices"].items():
         if name == config["reference"]:
             continue
-        reason = _device(settings).missing()
+        device = _device(settings)
+        reason = device.missing()
         if settings["measure"] == "auto" and reason:
             left_out[name] = reason
             continue
-        planned.append((name, "predicted"))
-        if settings["measure"] != "never":
-            planned.append((name, "measured"))
+        kinds = ["predicted"] * device.rounds + ["measured"] * (settings["measure"] != "never")
+        planned += [(name, kind) for kind in kinds]
+        if not kinds:
+            left_out[name] = "it computes in float32 and is never measured: nothing to predict"
     return planned, left_out
-
-
-def informative(config: Config, planned: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the runs for tables and pictures: no predictions of devices that do not round."""
-
-    def rounds(device: Device) -> bool:
-        return not device.numerics.is_exact or device.precision != "fp32"
-
-    devices = {name: _device(settings) for name, settings in config["devices"].items()}
-    return [(name, run) for name, run in planned if run == "measured" or rounds(devices[name])]
 
 
 def timed(config: Config, planned: Collection[tuple[str, str]]) -> list[tuple[str, str]]:

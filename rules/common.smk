@@ -37,9 +37,6 @@ SYSTEMS = list(config["models"])
 PLANNED, LEFT_OUT = configuration.runs(config)
 RUNS = [f"{device}/{run}" for device, run in PLANNED]
 REFERENCE, *COMPARED = RUNS
-SHOWN = [
-    f"{device}/{run}" for device, run in configuration.informative(config, PLANNED)
-]
 MEASURED = [f"{device}/{run}" for device, run in PLANNED if run == "measured"]
 TIMED = [f"{device}/{run}" for device, run in configuration.timed(config, PLANNED)]
 

@@ -167,6 +167,11 @@ def has_port(wildcards) -> bool:
     )
 
 
+def rounds(wildcards) -> bool:
+    """Return whether the device rounds below float32, so there is a prediction."""
+    return f"{wildcards.device}/predicted" in RUNS
+
+
 def ported(wildcards) -> list[str]:
     """Return the option with the port's own architecture, for runs of the port."""
     system, run = config["models"][wildcards.system], wildcards.get("run", "measured")

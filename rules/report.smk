@@ -29,7 +29,7 @@ rule table:
             system=lambda wildcards: configuration.shown(
                 config["models"][wildcards.system]
             ),
-            then=SHOWN,
+            then=RUNS,
         ),
     shell:
         "python {params.script:q} --output={output:q} {params.options:q} 2> {log:q}"
@@ -58,7 +58,7 @@ rule summary:
             folder="results",
             systems={s: configuration.shown(config["models"][s]) for s in SYSTEMS},
             left_out=LEFT_OUT,
-            then=SHOWN,
+            then=RUNS,
         ),
     shell:
         "python {params.script:q} {params.options:q} 2> {log:q}"

@@ -335,15 +335,16 @@ def test_runs(load):
             "backend": "npu" if sys.platform == "darwin" else "mps",
             "numerics": {"conv": "fp16"},
         },
+        "idle": {"backend": "cpu", "measure": "never"},
     }
     planned, left_out = config.runs(load(changed(devices=devices, reference="same")))
     assert planned == [
         ("same", "measured"),
-        ("cpu", "predicted"),
         ("cpu", "measured"),
         ("npu", "predicted"),
     ]
-    assert list(left_out) == ["absent"] and left_out["absent"].startswith("this ")
+    assert list(left_out) == ["absent", "idle"] and left_out["absent"].startswith("this ")
+    assert left_out["idle"].endswith("nothing to predict")
 
 
 def test_device_that_must_be_measured_is_planned_even_where_it_is_missing(load):

@@ -70,6 +70,11 @@ class Device:
         found: Backend = BACKENDS[self.backend]()
         return found
 
+    @property
+    def rounds(self) -> bool:
+        """Whether it rounds below float32, so that there is an error to predict."""
+        return not self.numerics.is_exact or self.precision != "fp32"
+
     def missing(self) -> str | None:
         """Return why this machine cannot measure the device; None if it seems able to.
 
