@@ -80,7 +80,7 @@ SCHEMA = PACKAGE / "config.schema.yaml"
 # The project's own
 
 
-def test_own_configuration_is_valid_and_has_the_six_systems():
+def test_own_configuration_is_valid_and_has_its_systems():
     settings = config.load(ROOT / "config.yaml")
     assert list(settings["models"]) == [
         "bird_species",
@@ -89,8 +89,11 @@ def test_own_configuration_is_valid_and_has_the_six_systems():
         "convnextv2_atto",
         "svhn",
         "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+        "svhn_digit",
     ]
-    assert set(published.figures()) == set(settings["models"]) - {"efficientnet_lite0"}
+    assert list(published.figures()) == list(settings["models"])[:5]
 
 
 def test_schema_describes_every_key_and_refuses_others():

@@ -51,6 +51,9 @@ def test_weights_are_what_the_configuration_names(system):
         ("convnextv2_atto", 3_387_400),
         ("svhn", 42_868_734),
         ("efficientnet_lite0", 4_652_008),
+        ("efficientnet_lite1", 5_416_680),
+        ("efficientnet_lite2", 6_092_072),
+        ("svhn_digit", 815_018),
     ],
 )
 def test_parameter_counts(system, count):
