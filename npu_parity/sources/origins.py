@@ -164,14 +164,21 @@ class Hub(FileSource):
         assert named is not None
         source = f"{self.kind}:{self.rest}"
         entry = lock.read(wanted.lock).get(source) if wanted.lock else None
-        locked = {name: about["sha256"] for name, about in entry.files.items()} if entry else None
-        asked = (self.kind, named["repo"], named["file"], named["revision"])
+        files = entry.files if entry else {}
+        request = repositories.Request(
+            self.kind,
+            named["repo"],
+            named["file"],
+            named["revision"],
+            sha256=self.pin,
+            locked={name: about["sha256"] for name, about in files.items()},
+        )
         try:
             if self.kind in unreachable:
                 raise Unavailable(f"{self.kind}: {unreachable[self.kind]}")
-            got = hubs.fetch(*asked, sha256=self.pin, locked=locked)
+            got = hubs.fetch(request)
         except Unavailable as error:
-            cached = hub_cache.find(*asked, sha256=self.pin, locked=locked)
+            cached = hub_cache.find(request)
             if cached is None:
                 raise
             revision = entry.revision if entry else cached.revision
