@@ -158,14 +158,12 @@ class Hub(FileSource):
         """Return whether `rest` names a repository."""
         return self.pattern.fullmatch(self.rest) is not None
 
-    def file(self, wanted: Wanted, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
-        """Fetch the file, or take it from the client's cache if the hub is out of reach."""
+    def request(self, entry: lock.Locked | None = None) -> repositories.Request:
+        """Return the request for the file, with the hashes of an entry of the lock."""
         named = self.pattern.fullmatch(self.rest)
         assert named is not None
-        source = f"{self.kind}:{self.rest}"
-        entry = lock.read(wanted.lock).get(source) if wanted.lock else None
         files = entry.files if entry else {}
-        request = repositories.Request(
+        return repositories.Request(
             self.kind,
             named["repo"],
             named["file"],
@@ -173,6 +171,12 @@ class Hub(FileSource):
             sha256=self.pin,
             locked={name: about["sha256"] for name, about in files.items()},
         )
+
+    def file(self, wanted: Wanted, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
+        """Fetch the file, or take it from the client's cache if the hub is out of reach."""
+        source = f"{self.kind}:{self.rest}"
+        entry = lock.read(wanted.lock).get(source) if wanted.lock else None
+        request = self.request(entry)
         try:
             if self.kind in unreachable:
                 raise Unavailable(f"{self.kind}: {unreachable[self.kind]}")
