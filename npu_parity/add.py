@@ -188,10 +188,16 @@ def written(name: str, system: dict[str, Any], found: Repository) -> str:
     about = f"licence: {shorten(str(found.licence or 'not stated'), 60)}"
     about += f"; {classes} classes" if classes else ""
     lines = [f"  # {about}", f"  {name}:"]
-    for key, value in system.items():
-        flow = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
-        lines.append(f"    {key}: {flow.removesuffix('...' + chr(10)).strip()}")
+    lines += [f"    {key}: {_flow(value)}" for key, value in system.items()]
     return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """Return a value in one line of YAML, without quotes where none are needed."""
+    if isinstance(value, list) and all(re.fullmatch(r"[\w./:@-]+", str(v)) for v in value):
+        return f"[{', '.join(map(str, value))}]"
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    return text.removesuffix("...\n").strip()
 
 
 def _inserted(path: Path, lines: str) -> str:

@@ -77,8 +77,7 @@ def bundle(to: Path, systems: Sequence[str] = (), target: wheels.Target | None =
         wheels.build(PROJECT, room / "wheels")
         if target:
             wheels.download(target, PROJECT, room / "wheels")
-        command = f"make EXTRA={target.environment}" if target else "snakemake --cores 4 all"
-        about = ABOUT.format(systems=", ".join(chosen), sums=SUMS, command=command)
+        about = ABOUT.format(systems=", ".join(chosen), sums=SUMS, command=_command(target))
         (room / "BUNDLE.txt").write_text(about, encoding="utf-8")
         (room / SUMS).write_text("".join(_sums(room)), encoding="utf-8")
         if suffix:
@@ -131,6 +130,15 @@ def _make(systems: Iterable[str]) -> None:
         lines = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
         reason = lines[-1].removeprefix("error: ") if lines else "run `snakemake --cores 4 all`"
         raise ParityError(f"weights and inputs cannot be made: {reason}")
+
+
+def _command(target: wheels.Target | None) -> str:
+    """Return the command that runs a bundle."""
+    if target is None:
+        return "snakemake --cores 4 all"
+    profile = f"profiles/{target.environment.partition('-')[0]}"
+    own = f" PROFILE={profile}" if (PROJECT / profile).is_dir() else ""
+    return f"make EXTRA={target.environment}{own}"
 
 
 @contextmanager

@@ -96,6 +96,7 @@ def test_repository_of_both_hubs(add, server):
     text = add.file.read_text()
     assert text == f"{CONFIG}\n{shown}" and missing == ()
     assert "# licence: mit; 1000 classes" in shown
+    assert f"    weights: [modelscope:{REPO}, huggingface:{REPO}]\n" in shown
     system = yaml.safe_load(text)["models"]["test_resnet"]
     assert system == {
         "architecture": "timm:test_resnet.r160_in1k",

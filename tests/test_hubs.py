@@ -476,7 +476,7 @@ def test_missing_repository(server, refusal):
     "unsafe",
     ["../m.pth", "a/../../m.pth", "/etc/m.pth", "a\\m.pth", "C:m.pth", "~/m.pth", "", "a\nb"],
 )
-def test_unsafe_names_are_never_asked_for(hub, unsafe):
+def test_unsafe_names_never_reach_the_hub(hub, unsafe):
     for names in ((unsafe, "m.pth"), ("owner/name", unsafe), ("owner/name", "m.pth", unsafe)):
         if names[-1]:  # an empty revision is none
             with pytest.raises(ParityError) as error:
