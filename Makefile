@@ -1,7 +1,8 @@
 # `make` sets up and runs everything. It needs only Python 3.11, make and git.
 #   make EXTRA=npu PROFILE=profiles/npu    on a machine with an Ascend NPU
 #   make TORCH_INDEX=https://download.pytorch.org/whl/cpu    torch without CUDA (x86_64)
-UV := $(or $(shell command -v uv),.uv/bin/uv)
+# A bundle with wheels needs neither uv nor a network.
+UV := $(if $(wildcard wheels/*.txt),,$(or $(shell command -v uv),.uv/bin/uv))
 INSTALLED := $(shell cat .venv/.ready 2>/dev/null)
 EXTRA ?= $(or $(INSTALLED),cpu)
 CORES ?= 4
@@ -77,7 +78,7 @@ clean:
 
 # The file holds the name of the installed extra. Another EXTRA installs another environment.
 .venv/.ready: pyproject.toml uv.lock $(if $(filter-out $(INSTALLED),$(EXTRA)),FORCE) | $(UV)
-	python3 envs/install.py $(EXTRA) --uv $(UV) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
+	python3 envs/install.py $(EXTRA) $(if $(UV),--uv $(UV)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 	echo $(EXTRA) > $@
 
 FORCE:

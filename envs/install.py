@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+WHEELS = ROOT / "wheels"
 PAIRS = {"8.5": "npu-cann8", "9.1": "npu-cann9"}  # CANN's version and its extra in pyproject.toml
 
 # Where CANN is if its set_env.sh was not sourced: root's installation, then the user's own.
@@ -84,9 +85,18 @@ def find_cann(folders: list[str]) -> tuple[str, str] | None:
 def commands(extra: str, uv: str, index: str | None) -> list[list[str]]:
     """Return the commands that install the environment from the lock.
 
+    In a bundle (`npu-parity bundle`) the lock's wheels are in the folder wheels.
     With an index of torch's CPU builds, torch and torchvision come from the index, in the versions
     of the lock. All others come from the lock, without CUDA.
     """
+    if (requirements := WHEELS / f"{extra}.txt").is_file():
+        install = [".venv/bin/pip", "install", "--disable-pip-version-check", "--no-index"]
+        install += ["--no-deps", f"--find-links={WHEELS}"]
+        return [
+            [sys.executable, "-m", "venv", ".venv"],
+            [*install, "--require-hashes", f"--requirement={requirements}"],
+            [*install, "npu-parity"],
+        ]
     sync = [uv, "sync", "--locked", "--extra", extra, "--compile-bytecode"]
     if index is None:
         return [sync]

@@ -53,6 +53,23 @@ def probe(
 
 
 @app.command()
+def add(
+    source: Annotated[
+        str, typer.Argument(help="OWNER/REPO of timm, or modelscope:OWNER/REPO, huggingface:…")
+    ],
+    name: Annotated[str, typer.Option(help="default: the architecture's name")] = "",
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+) -> None:
+    """Look at a repository of a hub and add a system with its weights to the configuration."""
+    from npu_parity.add import add as append
+
+    found, lines = append(source, name or None, config)
+    print(lines, end="")
+    for reason in found.missing:
+        print(f"left out: {reason}")
+
+
+@app.command()
 def accept(
     source: Annotated[str, typer.Argument(help="a source of weights, as in weights.lock.yaml")],
 ) -> None:
@@ -61,6 +78,25 @@ def accept(
 
     lock.accept(source)
     print(f"{lock.FILE}: {source} is removed; the next run writes it again")
+
+
+@app.command()
+def bundle(
+    to: Annotated[Path, typer.Option(help="a new folder, or an archive: .tar, .tar.gz")],
+    systems: Annotated[list[str] | None, typer.Argument(help="default: all")] = None,
+    environment: Annotated[
+        str, typer.Option(help="also pack the wheels of this extra: cpu, npu, npu-cann8, npu-cann9")
+    ] = "",
+    platform: Annotated[str, typer.Option(help="the processor there: aarch64, x86_64")] = "aarch64",
+    python: Annotated[str, typer.Option(help="the Python there")] = "3.11",
+) -> None:
+    """Pack SYSTEMS for a machine without a network: weights, inputs, workflow, wheels."""
+    from npu_parity.bundle import bundle as pack
+    from npu_parity.sources.wheels import Target
+
+    target = Target(environment, platform, python) if environment else None
+    packed = pack(to, systems or (), target)
+    print(f"{to}: {', '.join(packed)}; BUNDLE.txt in it says how to use it")
 
 
 @app.command()

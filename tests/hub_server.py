@@ -16,6 +16,7 @@ import re
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,6 +150,11 @@ class HubServer:
         self._trees[repo, commit] = tree | {file: _File(sha256, announced, lfs, commit)}
         self._refs[repo, revision] = commit
         return commit
+
+    def fill(self, repo: str, names: Iterable[str]) -> None:
+        """Add many names for the last file of the default branch, in one commit."""
+        tree = self._trees[repo, self._refs[repo, None]]
+        tree |= dict.fromkeys(names, next(reversed(tree.values())))
 
     def fail(
         self, fault: str | int | None, times: int | None = None, content_only: bool = False

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file, save_model
 from timm.models import load_state_dict
@@ -366,6 +367,49 @@ def test_averaged_model_of_torch(tmp_path):
     state, record = chosen(tmp_path / "m.pth")
     assert equal(state, dict(network().state_dict()))
     assert (record["prefix"], record["left_out"]) == ("module.", ["n_averaged"])
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_classifier_that_the_network_was_built_without_is_left_out(tmp_path, prefix):
+    """Hubs have whole classifiers; timm leaves the head away for features too."""
+    whole = timm.create_model("test_convnext").state_dict()
+    save_file({prefix + name: tensor for name, tensor in whole.items()}, tmp_path / "m")
+    features = timm.create_model("test_convnext", num_classes=0)
+    state, record = chosen(tmp_path / "m", features)
+    head = ["head.fc.weight", "head.fc.bias"]
+    assert equal(state, {name: whole[name] for name in whole if name not in head})
+    assert sorted(record["left_out"]) == sorted(prefix + name for name in head)
+    save_file(dict(whole) | {"head.more": torch.ones(1)}, tmp_path / "n")
+    assert "unexpected tensor 'head.more'" in refusal(chosen, tmp_path / "n", features)
+    other = timm.create_model("test_convnext", num_classes=5)
+    assert "tensor 'head.fc" in refusal(chosen, tmp_path / "m", other)
+
+
+def two_groups(first, second):
+    """One flat state dict with two networks; the second has other values."""
+    state = network().state_dict()
+    groups = {first: state, second: {name: tensor * 2 for name, tensor in state.items()}}
+    return {f"{g}.{n}": tensor for g, tensors in groups.items() for n, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("key", [None, "state_dict"])
+def test_flat_state_dict_of_two_networks(tmp_path, key):
+    state = two_groups("model", "ema")
+    torch.save({key: state} if key else state, tmp_path / "m.pth")
+    found, record = chosen(tmp_path / "m.pth")
+    above = f"{key}." if key else ""
+    assert equal(found, {n.removeprefix("ema."): t for n, t in state.items() if n[:3] == "ema"})
+    assert (record["state"], record["prefix"]) == (f"{above}ema", "ema.")
+    assert record["other_states"][f"{above}model"] == "fits too"
+    model = network()
+    raw, _ = choose(read(tmp_path / "m.pth"), model, "m.pth", state=f"{above}model")
+    assert equal(raw, dict(model.state_dict()))
+
+
+def test_two_networks_without_a_usual_name_are_a_question(tmp_path):
+    torch.save(two_groups("student", "teacher"), tmp_path / "m.pth")
+    text = refusal(chosen, tmp_path / "m.pth")
+    assert "2 different states fit, student, teacher; write `state: NAME`" in text
 
 
 def test_missing_tensor_shows_the_nearest_names():

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hub_server import NOWHERE, HubServer, hub_env, process
 
 from npu_parity.errors import Absent, ParityError, Unavailable
 from npu_parity.sources import clients, faults, hub_cache, hubs
+from npu_parity.sources.repositories import Request
 
 pytestmark = pytest.mark.slow
 
@@ -62,9 +64,9 @@ def repo(request, hub, server):
 def fetch(hub, running, tmp_path):
     """``hubs.fetch`` with the real client, into this test's own cache."""
 
-    def fetch(*args, **kwargs):
-        kwargs.setdefault("cache_dir", tmp_path)
-        return running[1].submit(hubs.fetch, hub, *args, **kwargs).result(timeout=30)
+    def fetch(*args, patience=20.0, **kwargs):
+        request = Request(hub, *args, **{"cache_dir": tmp_path} | kwargs)
+        return running[1].submit(hubs.fetch, request, patience).result(timeout=30)
 
     return fetch
 
@@ -294,6 +296,58 @@ def test_cache_that_cannot_be_written_is_an_error_of_this_machine(repo, fetch, t
     assert type(error.value) is ParityError
 
 
+@pytest.fixture
+def read_only(fetch, repo, tmp_path):
+    """A cache on a file system that is mounted read-only; it has ``m.pth``."""
+    fetch(repo, "m.pth")
+    place = tmp_path.with_name(f"{tmp_path.name}.mounted")
+    place.mkdir()
+    bind = subprocess.run(["mount", "--bind", tmp_path, place], capture_output=True, text=True)
+    if bind.returncode:
+        pytest.skip(f"mounting is not permitted: {bind.stderr.strip()}")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.abuse("faulty hubs")
+def test_read_only_cache_is_read_but_not_written(server, repo, fetch, read_only):
+    downloads = len(server.downloads)
+    assert fetch(repo, "m.pth", cache_dir=read_only).path.is_relative_to(read_only)
+    assert len(server.downloads) == downloads
+    server.add(repo, "more.pth", NEW)
+    with pytest.raises(ParityError, match="cannot be stored here: Read-only file sys") as error:
+        fetch(repo, "more.pth", cache_dir=read_only)
+    assert type(error.value) is ParityError
+
+
+def peak(call, *arguments):
+    """The result of a call, and the megabytes by which it made this process larger at its peak."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = call(*arguments)
+    return result, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+@pytest.mark.abuse("faulty hubs")
+def test_listing_of_100000_files(hub, server, repo, tmp_path):
+    """Few requests, in bounded memory. ModelScope's client asks again from 3,000 files on."""
+    server.fill(repo, (f"events-{i}.txt" for i in range(100_000)))
+    patient = dict.fromkeys(
+        ("HF_HUB_ETAG_TIMEOUT", "MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS"), "120"
+    )
+    with process(server.env() | patient) as clients:
+        request = Request(hub, repo, cache_dir=tmp_path)
+        found, megabytes = clients.submit(peak, hubs.fetch, request, 120.0).result(180)
+        assert len(server.requests) < 8
+        missing = Request(hub, repo, "step-*.pth", cache_dir=tmp_path)
+        error = clients.submit(hubs.fetch, missing, 120.0).exception(180)
+    assert (found.file, found.sha256) == ("m.pth", sha256(OLD))
+    assert megabytes < 700
+    assert "and 99993 more" in str(error) and len(str(error)) < 400
+
+
 @pytest.mark.abuse("faulty hubs")
 @pytest.mark.parametrize(
     ("error", "kind"),
@@ -394,7 +448,8 @@ def test_a_change_under_a_lock_is_refused_before_any_download(hub, server, repo,
 def test_cache_serves_a_hub_out_of_reach(hub, running, server, repo, fetch, tmp_path):
     def cached(**kwargs):
         options = {"cache_dir": tmp_path} | kwargs
-        return running[1].submit(hub_cache.find, hub, repo, "m.pth", **options).result(30)
+        request = Request(hub, repo, "m.pth", **options)
+        return running[1].submit(hub_cache.find, request).result(30)
 
     assert cached() is None
     first = fetch(repo, "m.pth")
@@ -421,14 +476,12 @@ def test_missing_repository(server, refusal):
     "unsafe",
     ["../m.pth", "a/../../m.pth", "/etc/m.pth", "a\\m.pth", "C:m.pth", "~/m.pth", "", "a\nb"],
 )
-def test_unsafe_names_never_reach_the_hub(hub, running, server, unsafe):
-    server.requests.clear()
+def test_unsafe_names_never_reach_the_hub(hub, unsafe):
     for names in ((unsafe, "m.pth"), ("owner/name", unsafe), ("owner/name", "m.pth", unsafe)):
         if names[-1]:  # an empty revision is none
-            error = running[1].submit(hubs.fetch, hub, *names).exception(30)
-            assert isinstance(error, ParityError)
-            assert repr(unsafe) in str(error) and "\n" not in str(error)
-    assert not server.requests
+            with pytest.raises(ParityError) as error:
+                Request(hub, *names)
+            assert repr(unsafe) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.abuse("faulty hubs")
@@ -439,7 +492,7 @@ def test_unsafe_name_from_the_hub(server, repo, refusal, tmp_path):
 
 
 def test_unknown_hub():
-    for call in (lambda: hubs.reachable("github"), lambda: hubs.fetch("github", "a/b", "c")):
+    for call in (lambda: hubs.reachable("github"), lambda: hubs.fetch(Request("github", "a/b"))):
         with pytest.raises(
             ParityError, match="'github' is unknown: expected one of modelscope, hug"
         ):
@@ -448,7 +501,8 @@ def test_unknown_hub():
 
 def test_log_stays_clean(hub, server, repo, tmp_path):
     code = (
-        "import sys; from npu_parity.sources.hubs import fetch; print(fetch(*sys.argv[1:]).sha256)"
+        "import sys; from npu_parity.sources import hubs, repositories\n"
+        "print(hubs.fetch(repositories.Request(*sys.argv[1:])).sha256)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, hub, repo, "m.pth"],
@@ -464,7 +518,7 @@ def test_fetch_gives_up_soon_without_settings(hub, tmp_path):
     env = {k: v for k, v in env.items() if "TIMEOUT" not in k and "ATTEMPTS" not in k}
     with process(env) as pool:
         start = time.perf_counter()
-        error = pool.submit(hubs.fetch, hub, "owner/name", "m.pth").exception(30)
+        error = pool.submit(hubs.fetch, Request(hub, "owner/name", "m.pth")).exception(30)
     assert str(error) == f"{hub}:owner/name m.pth: connection refused"
     assert time.perf_counter() - start < 6
 
@@ -514,8 +568,9 @@ def test_proxy_is_used(server, reachable, tmp_path):
 
 def test_offline_mode(server):
     server.requests.clear()
+    asked = Request("huggingface", "owner/name", "m.pth")
     with process(server.env() | {"HF_HUB_OFFLINE": "1"}) as pool:
         assert "offline mode is set" in pool.submit(hubs.reachable, "huggingface").result(30)
-        error = pool.submit(hubs.fetch, "huggingface", "owner/name", "m.pth").exception(30)
+        error = pool.submit(hubs.fetch, asked).exception(30)
     assert isinstance(error, ParityError) and "offline mode is set" in str(error)
     assert not server.requests

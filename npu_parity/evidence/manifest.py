@@ -9,7 +9,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,26 @@ def enter(path: Path, digest: str) -> None:
         partial = partial_of(manifest)
         partial.write_text(_text(entries | {path.name: entry}), encoding="utf-8")
         partial.replace(manifest)
+
+
+def copy(folder: Path, names: Iterable[str], to: Path) -> None:
+    """Copy results with their entries to another folder.
+
+    Raises:
+        ParityError: a result is not in the manifest, or was changed since it was made.
+    """
+    entries = read(folder)
+    to.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (
+            name not in entries
+            or sha256(shutil.copyfile(folder / name, to / name)) != (entries[name]["sha256"])
+        ):
+            raise ParityError(
+                f"{folder / name} was changed since it was made: {mend(folder / name)}"
+            )
+    kept = {name: entries[name] for name in names}
+    (to / NAME).write_text(_text(kept), encoding="utf-8")
 
 
 def partial_of(path: Path) -> Path:

@@ -1,7 +1,6 @@
 """Files in the cache of a hub's client, for machines that cannot reach the hub."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,57 +8,43 @@ from npu_parity.errors import ParityError
 from npu_parity.evidence import sha256 as hash_of
 from npu_parity.sources import containers
 from npu_parity.sources.clients import Snapshot, connect
-from npu_parity.sources.repositories import HubFile, choose_name, require_safe
+from npu_parity.sources.repositories import HubFile, Request, choose_name
 
 
-def find(
-    hub: str,
-    repo: str,
-    file: str | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    sha256: str | None = None,
-    locked: Mapping[str, str] | None = None,
-) -> HubFile | None:
+def find(request: Request) -> HubFile | None:
     """Return a file of the client's cache without asking the hub; None if it does not have it.
 
     A file with the expected SHA-256 counts, from any revision. Without an expected SHA-256, the
-    newest snapshot of `revision` counts, or of any revision if it is None. Arguments: see `fetch`.
+    newest snapshot of the revision counts, or of any revision if the request names none.
 
     Raises:
-        ParityError: a name is unsafe, or the cached file is damaged.
+        ParityError: the cached file is damaged.
     """
-    require_safe(hub, repo, file, revision)
-    client = connect(hub)
-    room = Path(cache_dir) if cache_dir else client.cache
+    client = connect(request.hub)
     snapshots = sorted(
-        client.cached(repo, room),
+        client.cached(request.repo, request.cache_dir or client.cache),
         key=lambda snapshot: (snapshot.folder.stat().st_mtime_ns, snapshot.revision),
         reverse=True,
     )
-    pinned = {**(locked or {})}
+    pinned = bool(request.sha256 or request.locked)
     usable = 0
     found = None
     for snapshot in snapshots:
-        known = bool(sha256 or pinned) or revision is None or revision in snapshot.names
-        chosen = choose_name(file, snapshot.files) if known else None
-        if chosen is None or (pinned and chosen not in pinned):
+        known = pinned or request.revision is None or request.revision in snapshot.names
+        chosen = choose_name(request.file, snapshot.files) if known else None
+        if chosen is None or (request.locked and chosen not in request.locked):
             continue
         usable += 1
-        found = found or _cached(hub, repo, snapshot, chosen, sha256 or pinned.get(chosen), pinned)
+        expected = request.sha256 or request.locked.get(chosen)
+        found = found or _cached(request, snapshot, chosen, expected)
     if found is None:
         return None
-    how = "of the expected sha256" if sha256 or pinned else f"the newest of {usable} revisions"
+    how = "of the expected sha256" if pinned else f"the newest of {usable} revisions"
     return replace(found, cache=how)
 
 
 def _cached(
-    hub: str,
-    repo: str,
-    snapshot: Snapshot,
-    name: str,
-    expected: str | None,
-    locked: Mapping[str, str],
+    request: Request, snapshot: Snapshot, name: str, expected: str | None
 ) -> HubFile | None:
     """Return a file of a snapshot with its shards; None if it is not the expected one."""
     path = snapshot.folder / name
@@ -68,15 +53,15 @@ def _cached(
         return None
     stated = path.resolve().name  # Hugging Face names the content by its hash
     if re.fullmatch("[0-9a-f]{64}", stated) and digest != stated:
-        raise ParityError(f"{hub}:{repo} {name}: {path} is damaged: delete it and go online")
+        raise ParityError(f"{request}: {path} is damaged: delete it and go online")
     shards = []
     if containers.is_index(name):
         for shard in containers.shards(path):
             below = str(Path(name).parent / shard)
             if not (snapshot.folder / below).is_file():
                 return None
-            got = _cached(hub, repo, snapshot, below, locked.get(below), {})
+            got = _cached(request, snapshot, below, request.locked.get(below))
             if got is None:
                 return None
             shards.append(got)
-    return HubFile(hub, repo, snapshot.revision, name, path, digest, tuple(shards))
+    return HubFile(request.hub, request.repo, snapshot.revision, name, path, digest, tuple(shards))

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from npu_parity.evidence import sha256 as hash_of
 from npu_parity.sources import containers
 from npu_parity.sources.clients import Client, Entry, connect
 from npu_parity.sources.faults import explained, in_one_line, quiet, within
-from npu_parity.sources.repositories import HubFile, accepting, choose, label_of, require_safe
+from npu_parity.sources.repositories import HubFile, Request, choose
 
 SLOWEST = 100_000  # bytes per second; a fetch that is slower is given up
 
@@ -76,116 +76,99 @@ def unreachable(names: Iterable[str], answers: Path) -> dict[str, str]:
     return reasons
 
 
-def fetch(
-    hub: str,
-    repo: str,
-    file: str | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    sha256: str | None = None,
-    locked: Mapping[str, str] | None = None,
-    patience: float = 20.0,
-) -> HubFile:
+def fetch(request: Request, patience: float = 20.0) -> HubFile:
     """Download a file of a model repository, or find it in the client's cache, and verify it.
 
+    The shards of an index are fetched too.
+
     Args:
-        hub: a name in `CLIENTS`.
-        repo: ``owner/name``.
-        file: a name within the repository, or a pattern such as ``model-*.pth``. The last match in
-            natural order counts (122000 comes after 99000). None: the first of `DEFAULT_FILES`. The
-            shards of an index are fetched too.
-        revision: branch, tag or commit; the hub's default branch if None.
-        cache_dir: replaces the client's default cache.
-        sha256: the expected SHA-256 of the file in hexadecimal.
-        locked: the expected SHA-256 of every file by name, from `lock`.
+        request: the file.
         patience: seconds for a fetch, besides the time for its bytes at the rate `SLOWEST`.
 
     Raises:
         Unavailable: the hub is out of reach.
         Absent: the hub answers, but does not give the file.
-        ParityError: a name is unsafe, a SHA-256 differs from the hub's, the lock's or the pin, or
-            this machine cannot store the file.
+        ParityError: a SHA-256 differs from the hub's, the lock's or the pin, or this machine cannot
+            store the file.
     """
-    label = label_of(hub, repo, file, revision)
-    require_safe(hub, repo, file, revision)
-    client = connect(hub)
-    try:
-        with in_one_line(label):
-            listing = within(patience, lambda: client.files(repo, revision))
-        entry = choose(label, file, listing)
-    except Absent as error:
-        if revision != client.other_branch:
-            raise
-        raise Absent(f"{error}; its default branch is {client.branch}") from error
-    if locked and entry.name not in locked:
+    client = connect(request.hub)
+    listing = files(request, patience)
+    entry = choose(request, listing)
+    if request.locked and entry.name not in request.locked:
         raise ParityError(
-            f"{label}: the hub now has {entry.name}, weights.lock.yaml has {next(iter(locked))}; "
-            f"{accepting(hub, repo, file, revision)}"
+            f"{request}: the hub now has {entry.name}, weights.lock.yaml has "
+            f"{next(iter(request.locked))}; {request.accepting}"
         )
 
     def get(entry: Entry, pin: str | None) -> HubFile:
-        expected = (pin or (locked or {}).get(entry.name) or entry.sha256).lower()
+        expected = (pin or request.locked.get(entry.name) or entry.sha256).lower()
         if entry.sha256 and entry.sha256 != expected:
             says = "the pin says" if pin else "weights.lock.yaml says"
-            advice = (
-                "correct the pin, or name the revision of the pin"
-                if pin
-                else accepting(hub, repo, file, revision)
-            )
+            advice = "correct the pin, or name the revision of the pin"
             raise ParityError(
-                f"{label}: the hub has sha256 {entry.sha256}, {says} {expected}; {advice}"
+                f"{request}: the hub has sha256 {entry.sha256}, {says} {expected}; "
+                + (advice if pin else request.accepting)
             )
-        return _download(label, client, hub, repo, entry, expected, cache_dir, patience)
+        return _download(request, client, entry, expected, patience)
 
-    found = get(entry, sha256)
+    found = get(entry, request.sha256)
     if containers.is_index(entry.name):
         entries = {listed.name: listed for listed in listing}
         names = [str(Path(entry.name).parent / name) for name in containers.shards(found.path)]
         if missing := [name for name in names if name not in entries]:
-            raise Absent(f"{label}: the index names {missing[0]}, but the repository lacks it")
+            raise Absent(f"{request}: the index names {missing[0]}, but the repository lacks it")
         found = replace(found, shards=tuple(get(entries[name], None) for name in names))
     return found
 
 
+def files(request: Request, patience: float = 20.0) -> list[Entry]:
+    """Return the files of the repository; Unavailable or Absent as for `fetch`."""
+    client = connect(request.hub)
+    try:
+        with in_one_line(str(request)):
+            listing = within(patience, lambda: client.files(request.repo, request.revision))
+            if not listing:
+                raise Absent("the hub lists no files; check the revision")
+            return listing
+    except Absent as error:
+        if request.revision != client.other_branch:
+            raise
+        raise Absent(f"{error}; its default branch is {client.branch}") from error
+
+
 def _download(
-    label: str,
-    client: Client,
-    hub: str,
-    repo: str,
-    entry: Entry,
-    expected: str,
-    cache_dir: str | Path | None,
-    patience: float,
+    request: Request, client: Client, entry: Entry, expected: str, patience: float
 ) -> HubFile:
     """Download an entry, or find it in the cache, and compare its hash."""
     if not containers.is_inside(entry.name):
-        raise ParityError(f"{label}: refused, the hub names a file {shorten(repr(entry.name), 60)}")
-    room = Path(cache_dir) if cache_dir else client.cache
-    there = any((s.folder / entry.name).is_file() for s in client.cached(repo, room))
-    _require_space(label, client, room, entry, there)
+        name = shorten(repr(entry.name), 60)
+        raise ParityError(f"{request}: refused, the hub names a file {name}")
+    room = request.cache_dir or client.cache
+    there = any((s.folder / entry.name).is_file() for s in client.cached(request.repo, room))
+    _require_space(request, client, room, entry, there)
     seconds = patience + (entry.size or 0) / SLOWEST
     # A cached file may be old or damaged. Only a new download proves a mismatch.
     for fresh in (False, True):
-        with in_one_line(label), quiet():
+        with in_one_line(str(request)), quiet():
 
             def download(fresh: bool = fresh) -> Path:
-                return Path(client.download(repo, entry, cache_dir, fresh))
+                return Path(client.download(request.repo, entry, request.cache_dir, fresh))
 
             path = within(seconds, download)
             found = hash_of(path)
             same = found == expected if expected else entry.blob == _blob(path)
         if not expected and not entry.blob:
             raise ParityError(
-                f"{label}: the hub states no sha256; if you trust the downloaded file, pin its "
+                f"{request}: the hub states no sha256; if you trust the downloaded file, pin its "
                 f"sha256 {found}"
             )
         if same:
-            return HubFile(hub, repo, entry.commit, entry.name, path, found)
-    with in_one_line(label):
+            return HubFile(request.hub, request.repo, entry.commit, entry.name, path, found)
+    with in_one_line(str(request)):
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)  # in Hugging Face's cache, a link to the resolved path
     raise ParityError(
-        f"{label}: the downloaded file has sha256 {found}, expected {expected or entry.blob}; "
+        f"{request}: the downloaded file has sha256 {found}, expected {expected or entry.blob}; "
         "it was removed; try again or use another hub"
     )
 
@@ -196,11 +179,11 @@ def _blob(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _require_space(label: str, client: Client, room: Path, entry: Entry, there: bool) -> None:
+def _require_space(request: Request, client: Client, room: Path, entry: Entry, there: bool) -> None:
     place = next(p for p in (room, *room.parents) if p.exists())
     free = shutil.disk_usage(place).free
     if not there and entry.size and entry.size > free:
         raise ParityError(
-            f"{label}: needs {entry.size / 1e6:.0f} MB, but {place} has {free / 1e6:.0f} MB free: "
-            f"free some, or set {client.setting} to a folder on another disk"
+            f"{request}: needs {entry.size / 1e6:.0f} MB, but {place} has {free / 1e6:.0f} MB "
+            f"free: free some, or set {client.setting} to a folder on another disk"
         )

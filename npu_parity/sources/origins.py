@@ -158,20 +158,31 @@ class Hub(FileSource):
         """Return whether `rest` names a repository."""
         return self.pattern.fullmatch(self.rest) is not None
 
-    def file(self, wanted: Wanted, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
-        """Fetch the file, or take it from the client's cache if the hub is out of reach."""
+    def request(self, entry: lock.Locked | None = None) -> repositories.Request:
+        """Return the request for the file, with the hashes of an entry of the lock."""
         named = self.pattern.fullmatch(self.rest)
         assert named is not None
+        files = entry.files if entry else {}
+        return repositories.Request(
+            self.kind,
+            named["repo"],
+            named["file"],
+            named["revision"],
+            sha256=self.pin,
+            locked={name: about["sha256"] for name, about in files.items()},
+        )
+
+    def file(self, wanted: Wanted, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
+        """Fetch the file, or take it from the client's cache if the hub is out of reach."""
         source = f"{self.kind}:{self.rest}"
         entry = lock.read(wanted.lock).get(source) if wanted.lock else None
-        locked = {name: about["sha256"] for name, about in entry.files.items()} if entry else None
-        asked = (self.kind, named["repo"], named["file"], named["revision"])
+        request = self.request(entry)
         try:
             if self.kind in unreachable:
                 raise Unavailable(f"{self.kind}: {unreachable[self.kind]}")
-            got = hubs.fetch(*asked, sha256=self.pin, locked=locked)
+            got = hubs.fetch(request)
         except Unavailable as error:
-            cached = hub_cache.find(*asked, sha256=self.pin, locked=locked)
+            cached = hub_cache.find(request)
             if cached is None:
                 raise
             revision = entry.revision if entry else cached.revision

@@ -84,8 +84,9 @@ def choose(
     """Return the state dict of `checkpoint` that fits `model`, and a record of each choice.
 
     A state dict fits if `fitting.fit` accepts it, under its names or without a prefix that all of
-    them have. If several fit, averaged weights (EMA) have priority over raw ones, like in timm. Any
-    other choice is the user's: `state` names one.
+    them have. If none fits, each group of tensors whose names have the same first part is tried: a
+    flat state dict may hold ``model.…`` and ``ema.…``. If several fit, averaged weights (EMA) have
+    priority over raw ones, like in timm. Any other choice is the user's: `state` names one.
 
     Args:
         checkpoint: the content of the file.
@@ -100,18 +101,26 @@ def choose(
     """
     states = checkpoint.states
     expected = fitting.expected_by(model, origin)
-    adapted = {n: adapt(s, expected, checkpoint.aliases, replace) for n, s in states.items()}
-    problems = {
-        n: fitting.problem_of(a.state, expected, model, in_order) for n, a in adapted.items()
-    }
-    usable = {n: adapted[n].state for n, problem in problems.items() if problem is None}
+    unused = _unused_classifier(model)
+
+    def tried(state: State) -> tuple[Adapted, str | None]:
+        found = adapt(state, expected, checkpoint.aliases, replace, unused)
+        return found, fitting.problem_of(found.state, expected, model, in_order)
+
+    attempts = {name: tried(tensors) for name, tensors in states.items()}
+    if all(problem for _, problem in attempts.values()):  # several networks in one state dict?
+        groups = {name: tried(tensors) for name, tensors in _groups(states).items()}
+        attempts |= {name: group for name, group in groups.items() if group[1] is None}
+    adapted = {name: found for name, (found, _) in attempts.items()}
+    problems = {name: problem for name, (_, problem) in attempts.items()}
+    usable = {name: adapted[name].state for name, problem in problems.items() if problem is None}
     if state is not None:
-        name = _named(state, states, origin)
+        name = _named(state, [*attempts], origin)
     elif usable:
         name = _preferred(usable, origin)
     else:  # the state that comes nearest has the most useful problem
         name = max(adapted, key=lambda n: len(adapted[n].state.keys() & expected.keys()))
-    if len(states) > 1 and name not in usable:
+    if len(attempts) > 1 and name not in usable:
         origin = f"{shorten(origin, 100)}, state {shorten(name, 40)!r}"
     used = adapted[name]
     return fitting.fit(used.state, model, origin, in_order), {
@@ -134,6 +143,7 @@ def adapt(
     expected: State,
     aliases: Mapping[str, str] | None = None,
     replace: Callable[[State], State] = dict,
+    unused: tuple[str, ...] = (),
 ) -> Adapted:
     """Return a state dict under the names of the network, as far as its own names lead there.
 
@@ -142,6 +152,7 @@ def adapt(
         expected: the state dict of the network.
         aliases: names that stand for another tensor of the file.
         replace: see `choose`.
+        unused: layers that the network was built without. Their tensors are left out.
     """
     left_out = [
         name for name in state if name.rpartition(".")[2] in NOT_WEIGHTS and name not in expected
@@ -151,6 +162,10 @@ def adapt(
     names = {name: _unwrapped(name.removeprefix(prefix), expected) for name in kept}
     if len({*names.values()}) < len(names):
         names = {name: name.removeprefix(prefix) for name in kept}
+    heads = tuple(f"{layer}." for layer in unused)
+    dropped = [n for n in kept if names[n].startswith(heads) and names[n] not in expected]
+    left_out += dropped
+    names = {name: new for name, new in names.items() if name not in dropped}
     wrapped = {w for n, new in names.items() for w in WRAPPERS if w in n and w not in prefix + new}
     tensors = {new: state[name] for name, new in names.items()}
     used: dict[str, str] = {}
@@ -160,6 +175,26 @@ def adapt(
         if name in expected and name not in tensors and other in tensors:
             tensors[name], used[name] = tensors[other], other
     return Adapted(replace(tensors), prefix, sorted(wrapped), used, left_out)
+
+
+def _groups(states: Mapping[str, State]) -> dict[str, State]:
+    """Return the tensors of each state dict by the first part of their names, if it has several."""
+    found: dict[str, State] = {}
+    for keys, state in states.items():
+        parts: dict[str, State] = {}
+        for name, tensor in state.items():
+            parts.setdefault(name.partition(".")[0], {})[name] = tensor
+        if len(parts) > 1:
+            found |= {f"{keys}.{part}".lstrip("."): group for part, group in parts.items()}
+    return found
+
+
+def _unused_classifier(model: nn.Module) -> tuple[str, ...]:
+    """Return the classifier's layers of a network of timm that was built with `num_classes=0`."""
+    if getattr(model, "num_classes", None) != 0:
+        return ()
+    layers = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return (layers,) if isinstance(layers, str) else tuple(layers)
 
 
 def _unwrapped(name: str, expected: State) -> str:
@@ -187,7 +222,7 @@ def _prefix(names: list[str], expected: State) -> str:
     )
 
 
-def _named(state: str, states: Mapping[str, State], origin: str) -> str:
+def _named(state: str, states: list[str], origin: str) -> str:
     """Return the state dict that the user names, or the only one below that name."""
     below = [name for name in states if name.startswith(f"{state}.")]
     found = [state] if state in states else below

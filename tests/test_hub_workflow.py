@@ -1,0 +1,165 @@
+"""The workflow with weights from both hubs, through their own clients: online, then offline."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from hub_server import NOWHERE, HubServer, hub_env
+from project import CONFIG, ROOT, Project, system
+from safetensors.torch import load_file, save
+
+from npu_parity import config, obtain
+from npu_parity.sources import architectures
+from npu_parity.sources.seeds import draw
+from npu_parity.sources.weights import Wanted
+
+pytestmark = pytest.mark.slow
+
+HUBS = ("modelscope", "huggingface")
+OWN = config.load(ROOT / "config.yaml")["models"]
+LITE0 = "timm/tf_efficientnet_lite0.in1k"
+# The systems that the whole job runs on, each from one of the hubs.
+SMALL = {
+    "net": ("tiny.py:net", "modelscope:owner/net"),
+    "test_resnet": ("timm:test_resnet", "huggingface:timm/test_resnet.r160_in1k"),
+}
+# For each system of the project: the network whose weights a hub has, the file and its repository.
+PUBLISHED = {
+    "bird_species": ("torchvision:resnet50", "model.safetensors", "timm/resnet50.tv2_in1k"),
+    "efficientnet_b0": (
+        "timm:efficientnet_b0",
+        "model.safetensors",
+        "timm/efficientnet_b0.ra_in1k",
+    ),
+    "convnextv2_atto": (
+        "timm:convnextv2_atto",
+        "model.safetensors",
+        "timm/convnextv2_atto.fcmae_ft_in1k",
+    ),
+    "svhn": ("models/svhn.py:svhn", "model-122000.pth", "Genius-Society/svhn"),
+}
+
+
+def drawn(architecture):
+    """Random weights with all their own values, as if they had been trained."""
+    state = draw(1, lambda: architectures.build(architecture)).state_dict()
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def package():
+    settings = OWN["efficientnet_lite0"]
+    asked = Wanted(settings["architecture"], {}, settings["weights"], tensors="in_order")
+    return obtain(asked)[0]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with HubServer() as server:
+        server.add(LITE0, "model.safetensors", save(package()))
+        yield server
+
+
+@pytest.fixture(scope="module")
+def project(server, tmp_path_factory):
+    """The project of two small systems after the main job."""
+    project = Project.make(tmp_path_factory.mktemp("hubs"), CONFIG)
+    models = {}
+    for name, (architecture, source) in SMALL.items():
+        models[name] = system(architecture=architecture, weights=[source, "seed:1"])
+        file, _, function = architecture.rpartition(":")
+        own = file.endswith(".py")
+        weights = drawn(f"{project.folder / file}:{function}" if own else architecture)
+        server.add(source.partition(":")[2], "model.safetensors", save(weights))
+    del models["test_resnet"]["preprocessing"]  # that of the weights
+    project.configure(lambda config: config.update(models=models))
+    project.env = server.env()
+    project.succeed("all")
+    return project
+
+
+def test_the_main_job_runs_on_weights_of_a_hub(project):
+    for name, (_, source) in SMALL.items():
+        about = project.json(f"results/{name}/weights.json")
+        assert (about["source"], about["pretrained"], about["cache"]) == (source, True, None)
+        assert project.json(f"results/{name}/npu/predicted/metrics.json")
+    chosen = project.json("results/test_resnet/inputs.json")["preprocessing_from"]
+    assert chosen["mean"] == "timm test_resnet.r160_in1k"
+    rows = project.json("results/summary.json")["rows"]
+    assert {row["system"] for row in rows} == {*SMALL}
+    assert "| trained" in (project.folder / "results/tables/overview.md").read_text()
+
+
+def stays(project):
+    """All but weights.json, which names the cache, and the manifests, which have its hash."""
+    return {
+        name: content
+        for name, content in project.comparable().items()
+        if not name.endswith(("weights.json", "manifest.json"))
+    }
+
+
+def test_the_same_run_offline_has_the_same_bytes(project, server, tmp_path):
+    """`HF_HUB_OFFLINE=1`, and nobody listens at the address of either hub."""
+    again = project.copy(tmp_path).empty()
+    again.env = hub_env(NOWHERE, server.folder) | {"HF_HUB_OFFLINE": "1"}
+    before = len(server.requests)
+    again.succeed("all")
+    assert len(server.requests) == before
+    reasons = {"net": "connection refused", "test_resnet": "offline mode is set"}
+    for name, reason in reasons.items():
+        about = again.json(f"results/{name}/weights.json")
+        assert about["pretrained"] is True
+        assert "of the expected sha256, because" in about["cache"] and reason in about["cache"]
+    assert stays(again) == stays(project)
+
+
+def test_a_hubs_lite0_computes_what_the_packages_does(server, tmp_path):
+    project = Project.make(tmp_path, CONFIG)
+    project.env = server.env()
+    own = OWN["efficientnet_lite0"]
+    kept = {key: own[key] for key in ("architecture", "inputs")}
+    models = {"package": {**kept, "weights": own["weights"], "tensors": "in_order"}}
+    models |= {hub: {**kept, "weights": [f"{hub}:{LITE0}", "seed:1"]} for hub in HUBS}
+    project.configure(lambda config: config.update(models=models))
+    project.succeed(*(f"results/{name}/cpu/measured/outputs.npy" for name in models))
+    outputs = {}
+    for name in models:
+        about = project.json(f"results/{name}/weights.json")
+        assert (about["source"].partition(":")[0], about["pretrained"]) == (name, True)
+        outputs[name] = (project.folder / f"results/{name}/cpu/measured/outputs.npy").read_bytes()
+    assert outputs["modelscope"] == outputs["huggingface"] == outputs["package"]
+    assert project.json("results/package/cpu/measured/run.json")["shape"] == [3, 1000]
+
+
+def test_every_systems_weights_arrive_from_its_hubs(server, tmp_path):
+    """Only the rule `weights` runs, since these networks are large.
+
+    EfficientNet-Lite0 is above; resnet34 has no weights on a hub, svhn has some on ModelScope only.
+    """
+    project = Project.make(tmp_path, CONFIG)
+    project.env = server.env()
+    served, models = {}, {}
+    for name, (architecture, file, repo) in PUBLISHED.items():
+        served[name] = drawn(architecture)
+        if file.endswith(".pth"):
+            torch.save(served[name], tmp_path / file)
+            server.add(repo, "model-9000.pth", b"an earlier checkpoint")
+            server.add(repo, file, (tmp_path / file).read_bytes())
+        else:
+            server.add(repo, file, save(served[name]))
+        for source in OWN[name]["weights"]:
+            hub = source.partition(":")[0]
+            if hub in HUBS:
+                assert repo in source
+                models[f"{name}_{hub}"] = {**OWN[name], "weights": [source], "tables": ["runs"]}
+    assert len(models) == 7
+    project.configure(lambda config: config.update(models=deepcopy(models)))
+    project.succeed(*(f"results/{name}/weights.safetensors" for name in models))
+    for name, settings in models.items():
+        state = served[name.rpartition("_")[0]]
+        about = project.json(f"results/{name}/weights.json")
+        assert (about["source"], about["pretrained"]) == (settings["weights"][0], True)
+        found = load_file(project.folder / f"results/{name}/weights.safetensors")
+        fetched = found.keys() - {*about["seeded_tensors"]}
+        assert len(fetched) >= len(state) - 2  # without the classifier
+        assert all(torch.equal(found[key], state[key]) for key in fetched), name
