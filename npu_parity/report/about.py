@@ -24,7 +24,6 @@ class About:
     Attributes:
         title: name for people.
         source: address of the original model.
-        base_model: repository of the original model on a hub, OWNER/NAME.
         introduction: text by language, ``en`` and ``zh``.
         licenses: licence of the weights by repository, as its publisher states it (SPDX).
         stated: figures that others state and nothing here measures: figure, value, by.
@@ -34,7 +33,6 @@ class About:
 
     title: str = ""
     source: str = ""
-    base_model: str = ""
     introduction: dict[str, str] = field(default_factory=dict)
     licenses: dict[str, str] = field(default_factory=dict)
     stated: list[dict[str, str]] = field(default_factory=list)
@@ -61,12 +59,12 @@ def read(name: str) -> About:
         found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParityError(f"{name}: found no YAML ({first_line(error)})") from None
-    known = {f.name: type(getattr(About(), f.name)) for f in fields(About)}
+    known: dict[str, type] = {f.name: type(getattr(About(), f.name)) for f in fields(About)}
     if not isinstance(found, dict) or (unknown := found.keys() - known.keys()):
         what = f"the key {min(unknown)!r}" if isinstance(found, dict) else "no mapping"
         raise ParityError(f"{name}: found {what}, expected the keys {', '.join(known)}")
     for key, value in found.items():
         if not isinstance(value, known[key]):
-            kind = {str: "text", dict: "a mapping", list: "a list"}[known[key]]
+            kind = {"str": "text", "dict": "a mapping", "list": "a list"}[known[key].__name__]
             raise ParityError(f"{name}: {key}: found {shorten(repr(value), 80)}, expected {kind}")
     return About(**found)

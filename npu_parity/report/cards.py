@@ -89,12 +89,10 @@ def body(system: System, about: About, language: str = "en", published: bool = F
             input_shape=" × ".join(map(str, system.inputs["shape"][1:])),
             published=published,
             picture="assets/divergence.svg" if published else "divergence.svg",
-            npu_measured=[title(r) for r in hubs.on_npu(system, "measured")],
-            npu_predicted=[title(r) for r in hubs.on_npu(system, "predicted")],
-            npu_names=sorted(
-                {r.partition("/")[0] for r in hubs.on_npu(system, "measured")}
-                | {r.partition("/")[0] for r in hubs.on_npu(system, "predicted")}
-            ),
+            npu_measured=[title(r) for r in hubs.on_npu(system, "/measured")],
+            npu_predicted=[title(r) for r in hubs.on_npu(system, "/predicted")],
+            npu=next(map(_device, hubs.on_npu(system, "")), "npu"),
+            reference=_device(system.runs[0]),
             lines={
                 translate(title(r)): translate(m["verdict_line"]) for r, m in system.metrics.items()
             },
@@ -114,6 +112,10 @@ def body(system: System, about: About, language: str = "en", published: bool = F
         ) from None
     require_complete(text, f"{system.name}, {FILES[language]}")
     return text
+
+
+def _device(run: str) -> str:
+    return run.partition("/")[0]
 
 
 def card(system: System, about: About, hub: str, language: str) -> str:

@@ -66,7 +66,7 @@ def preparation(system: System) -> pd.DataFrame:
 def answers(system: System) -> pd.DataFrame:
     """Return the five best classes of every input with their scores, and how the scores differ."""
     found = {title(run): m["per_input"] for run, m in system.comparable.items()}
-    first = next(iter(found.values()), [{}])
+    first: list[dict[str, Any]] = next(iter(found.values()), [{}])
     rows = []
     for i, name in enumerate(system.inputs["names"] if "reference_top5" in first[0] else ()):
         for rank, (index, score) in enumerate(first[i]["reference_top5"] or ()):
@@ -84,36 +84,26 @@ def answers(system: System) -> pd.DataFrame:
 
 def published_answers(system: System) -> pd.DataFrame:
     """Return the five best classes that the report printed, or the best class of each input."""
-    printed = system.published.get("top5")
-    if printed:
-        rows = []
-        best = system.published.get("top1_score", {})
-        for rank, (cpu, npu) in enumerate(zip(printed["cpu"], printed["npu"], strict=True)):
-            scores = [
-                (best.get(d) if rank == 0 else None) or s[1]
-                for d, s in (("cpu", cpu), ("npu", npu))
-            ]
-            rows.append(
-                {
-                    "Rank": str(rank + 1),
-                    "cpu published": str(cpu[0]),
-                    "cpu published score": number(scores[0], 10),
-                    "npu published": str(npu[0]),
-                    "npu published score": number(scores[1], 10),
-                }
-            )
-        return pd.DataFrame(rows)
-    found = system.published.get("top1")
+    if "top5" in system.published:
+        best, score = system.published["top5"], system.published.get("top1_score", {})
+        frame = pd.DataFrame({"Rank": [str(i + 1) for i in range(len(best["cpu"]))]})
+        for device in ("cpu", "npu"):
+            classes, scores = zip(*best[device], strict=True)
+            finest = [score.get(device, scores[0]), *scores[1:]]  # top-1 has more digits elsewhere
+            frame[f"{device} published"] = [str(c) for c in classes]
+            frame[f"{device} published score"] = [number(s, 10) for s in finest]
+        return frame
+    top1 = system.published.get("top1", {"cpu": [], "npu": []})
     inputs = system.published.get("metrics", {}).get("per_input", [])
     return pd.DataFrame(
         {
             "Input": str(i),
-            "cpu published top-1": str(found["cpu"][i]),
-            "npu published top-1": str(found["npu"][i]),
+            "cpu published top-1": str(cpu),
+            "npu published top-1": str(npu),
             "npu published match": "yes" if one["top1_match"] else "no",
             "npu published cosine": number(one["prob_cosine_similarity"], 10),
         }
-        for i, one in enumerate(inputs if found else ())
+        for i, (cpu, npu, one) in enumerate(zip(top1["cpu"], top1["npu"], inputs, strict=True))
     )
 
 
@@ -177,13 +167,9 @@ def latency(system: System) -> pd.DataFrame:
     frame = tables.latency(system).rename(columns={"": "Time"})
     printed = system.published.get("latency", {}).get("single", {})
     if printed:
-        row = {
-            c: number(printed.get(c.partition(" ")[0])) for c in frame if c.endswith(" published")
-        }
-        columns = {c: row.get(c, NONE) for c in frame if c != "Time"}
-        frame.loc[len(frame)] = {"Time": "one pass, ms", **columns}
-        if "npu" in printed and "npu published" not in frame:
-            frame["npu published"] = NONE
+        single = {f"{device} published": number(time) for device, time in printed.items()}
+        frame.loc[len(frame)] = [single.get(c, NONE) for c in frame.columns]
+        frame.loc[len(frame) - 1, "Time"] = "one pass, ms"
     return frame[~frame["Time"].str.fullmatch(r"images/s at batch (?!1$)\d+")]
 
 

@@ -47,14 +47,14 @@ def front(hub: str, system: System, about: About, language: str) -> str:
 
 def tags(system: System, about: About) -> list[str]:
     """Return the tags of a card. One says whether an NPU was measured."""
-    kind = "measured" if on_npu(system, "measured") else "predicted"
+    kind = "measured" if on_npu(system, "/measured") else "predicted"
     task = TASKS[system.task]
     return [*TAGS, task, f"parity-{kind}", *(tag for tag in about.tags if tag != task)]
 
 
-def on_npu(system: System, kind: str) -> list[str]:
-    """Return the runs of an NPU that were predicted or measured."""
-    return [r for r in system.runs if r.endswith(f"/{kind}") and system.run[r]["backend"] == "npu"]
+def on_npu(system: System, ending: str) -> list[str]:
+    """Return the runs of an NPU with this ending: ``/predicted``, ``/measured`` or none."""
+    return [r for r in system.runs if r.endswith(ending) and system.run[r]["backend"] == "npu"]
 
 
 def _gitcode(system: System, about: About, language: str) -> str:
@@ -91,8 +91,8 @@ def _modelscope(system: System, about: About, language: str) -> str:
         "metrics": METRICS,
         "tags": tags(system, about),
     }
-    if about.base_model:
-        matter["base_model"] = [about.base_model]
+    if base := _base_model(system):
+        matter["base_model"] = [base]
     return _yaml(matter)
 
 
@@ -100,7 +100,7 @@ def _huggingface(system: System, about: About, language: str) -> str:
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(
-        base_model=about.base_model or None,
+        base_model=_base_model(system),
         language=language,
         library_name=_library(system),
         license=_license(system, about, "unknown"),
@@ -121,6 +121,13 @@ HUBS: dict[str, Callable[[System, About, str], str]] = {
 def _license(system: System, about: About, not_stated: str) -> str:
     found = about.license_of(system.weights)
     return not_stated if found == NOT_STATED else found
+
+
+def _base_model(system: System) -> str | None:
+    """Return the repository on a hub that the weights come from; None if they come from elsewhere."""
+    source: str = system.weights["source"]
+    repo: str | None = system.weights["repo"]
+    return repo if source.startswith(("modelscope:", "huggingface:")) else None
 
 
 def _library(system: System) -> str:

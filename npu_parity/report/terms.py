@@ -48,8 +48,9 @@ def table(frame: pd.DataFrame, translate: Translate, names: bool = False) -> pd.
     With `names`, cells are names of inputs, classes or files, which nobody translates. Only the
     cells of columns about a match are words then.
     """
-    words = [c for c in frame if not names or str(c).endswith(" match")]
-    frame = frame.assign(**{c: frame[c].map(lambda cell: translate(str(cell))) for c in words})
+    words = [c for c in frame.columns if not names or str(c).endswith(" match")]
+    frame = frame.copy()
+    frame[words] = frame[words].map(lambda cell: translate(str(cell)))
     return frame.rename(columns=lambda heading: translate(str(heading)))
 
 
