@@ -75,7 +75,6 @@ def body(system: System, about: About, language: str = "en", published: bool = F
         keep_trailing_newline=True,
     )
     weights, shape = system.weights, system.run[system.runs[0]]["shape"]
-    first = next(iter(system.latency.values()), {})
     try:
         text = environment.get_template(f"card.{language}.md").render(
             system=system,
@@ -100,8 +99,6 @@ def body(system: System, about: About, language: str = "en", published: bool = F
                 translate(title(run)): [(n, translate(text)) for n, text in found]
                 for run, found in exhibits.reasons(system).items()
             },
-            warmup=first.get("warmup"),
-            samples=first.get("batch_sizes", {}).get("1", {}).get("asked"),
             version=evidence.versions()["npu-parity"],
             stated=shown(exhibits.stated(about.stated)),
             tables={key: shown(table(system), key in NAMES) for key, table in TABLES.items()},

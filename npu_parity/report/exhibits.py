@@ -165,12 +165,24 @@ def reasons(system: System) -> dict[str, list[tuple[int, str]]]:
 def latency(system: System) -> pd.DataFrame:
     """Return the times of batch size 1 of `tables.latency`. Other batch sizes are in `batches`."""
     frame = tables.latency(system).rename(columns={"": "Time"})
-    printed = system.published.get("latency", {}).get("single", {})
-    if printed:
-        single = {f"{device} published": number(time) for device, time in printed.items()}
-        frame.loc[len(frame)] = [single.get(c, NONE) for c in frame.columns]
-        frame.loc[len(frame) - 1, "Time"] = "one pass, ms"
-    return frame[~frame["Time"].str.fullmatch(r"images/s at batch (?!1$)\d+")]
+    frame = frame[~frame["Time"].str.fullmatch(r"images/s at batch (?!1$)\d+")]
+    printed, found = system.published.get("latency", {}), system.latency
+    single = printed.get("single", {})
+    more: dict[str, dict[str, Any]] = {
+        "one pass, ms": {f"{d} published": single.get(d) for d in ("cpu", "npu")},
+        "warm-up passes": {title(r): f["warmup"] for r, f in found.items()},
+        "timed passes": {
+            title(r): f["batch_sizes"].get("1", {}).get("asked") for r, f in found.items()
+        },
+    }
+    for row, key in (("warm-up passes", "warmup"), ("timed passes", "repeats")):
+        more[row] |= {f"{d} published": printed.get(key) for d in ("cpu", "npu")}
+    added = [
+        {"Time": row, **{c: number(cells.get(c)) for c in frame.columns if c != "Time"}}
+        for row, cells in more.items()
+        if set(cells.values()) != {None}
+    ]
+    return pd.concat([frame, pd.DataFrame(added, columns=frame.columns)], ignore_index=True)
 
 
 def batches(system: System) -> pd.DataFrame:

@@ -124,7 +124,7 @@ def _license(system: System, about: About, not_stated: str) -> str:
 
 
 def _base_model(system: System) -> str | None:
-    """Return the repository on a hub that the weights come from; None if they come from elsewhere."""
+    """Return the repository on a hub that the weights come from; None if from elsewhere."""
     source: str = system.weights["source"]
     repo: str | None = system.weights["repo"]
     return repo if source.startswith(("modelscope:", "huggingface:")) else None
