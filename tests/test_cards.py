@@ -345,3 +345,31 @@ def test_graders_fields_are_the_metrics():
     )
     assert found["latency_ms"] == timed["batch_sizes"]["1"]["mean"]
     assert found["pretrained_used"] is False and found["local_weight_used"] is False
+
+
+# The documentation
+
+COUNTERPART = re.compile(r"^\| (?!Report)(\w+) \| [^|]+ \| ([^|]+) \|$", re.MULTILINE)
+
+
+def test_every_counterpart_is_a_heading_of_its_card():
+    text = (
+        (ROOT / "docs/cards.md").read_text(encoding="utf-8").partition("<!-- counterparts -->")[2]
+    )
+    found = COUNTERPART.findall(text)
+    assert {name for name, _ in found} == {
+        s for s in SYSTEMS if CONFIG["models"][s].get("published")
+    }
+    for name in {name for name, _ in found}:
+        headings = re.findall(r"^##+ (.*)$", cards.body(system(name), texts(name)), re.MULTILINE)
+        named = {heading for of, heading in found if of == name}
+        assert named <= set(headings), name
+        unnamed = set(headings) - named
+        assert len(unnamed) < len(headings) / 2, (name, unnamed)
+
+
+def test_documented_text_can_be_read(tmp_path):
+    page = (ROOT / "docs/cards.md").read_text(encoding="utf-8")
+    example = next(b for b in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "title" in b)
+    (tmp_path / "about.yaml").write_text(example, encoding="utf-8")
+    assert about.read(str(tmp_path / "about.yaml")).title == "ResNet-34"
