@@ -183,15 +183,29 @@ def publish(
     to: Annotated[Path, typer.Option(help="a new or an empty folder")],
     hub: Hub = "gitcode",
     language: Language = "en",
+    upload: Annotated[str, typer.Option(help="OWNER/NAME on huggingface or modelscope")] = "",
+    yes: Annotated[
+        bool, typer.Option(help="upload now; without it, only say what would be")
+    ] = False,
     config: Config = Path("config.yaml"),
 ) -> None:
     """Write the repository of a port: scripts, weights, evidence and a readme for a hub."""
     from npu_parity.report import publish as publishing
+    from npu_parity.report import upload as uploading
 
+    if upload:
+        uploading.require(upload, hub)
     described, whole, about = _described(system, config)
     settings, devices = whole["models"][system], whole["devices"]
     files = publishing.publish(described, settings, devices, about, to, hub, language)
+    size = sum((to / name).stat().st_size for name in files)
     print(f"{to}: {len(files)} files; try: python {to}/inference.py --device {whole['reference']}")
+    what = f"{len(files)} files ({size / 2**20:.0f} MiB) to {hub}:{upload}"
+    if upload and yes:
+        uploading.upload(to, upload, hub, about.license_of(described.weights))
+        print(f"uploaded {what}")
+    elif upload:
+        print(f"dry run: would upload {what}; for that, remove {to} and run again with --yes")
 
 
 def _described(name: str, path: Path) -> "tuple[System, dict[str, Any], About]":
