@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +13,8 @@ from hub_server import HubServer
 from hub_uploads import TOKEN, uploads
 from project import finished, sha256
 
+from npu_parity import __main__ as main
+from npu_parity.errors import ParityError
 from npu_parity.report import publish as publishing
 
 pytestmark = pytest.mark.slow
@@ -44,12 +48,13 @@ def program(project, *arguments, env=()):
     return done
 
 
-def refused(project, *arguments, env=()):
-    done = program(project, *arguments, env=env)
-    assert done.returncode == 1, done.stdout
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.stderr
-    return lines[0]
+def refused(project, monkeypatch, *arguments, **options):
+    """The one line with which the command refuses, in this process."""
+    monkeypatch.chdir(project.folder)
+    with pytest.raises(ParityError) as error:
+        main.publish(*arguments, config=Path("config.yaml"), **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -192,29 +197,37 @@ def test_the_folder_names_no_place_of_this_machine(folder, project):
 # What is refused
 
 
-def test_a_folder_that_is_not_empty_is_refused(project, tmp_path):
+def test_a_folder_that_is_not_empty_is_refused(project, tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("mine")
-    line = refused(project, "publish", "net", "--to", tmp_path)
-    assert line == f"error: {tmp_path} is not empty, expected a new or an empty folder"
+    line = refused(project, monkeypatch, "net", tmp_path)
+    assert line == f"{tmp_path} is not empty, expected a new or an empty folder"
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
-    line = refused(project, "publish", "net", "--to", tmp_path / "mine.txt")
-    assert "is not empty" in line
-    assert "lies in results" in refused(project, "publish", "net", "--to", "results/port")
+    assert "is not empty" in refused(project, monkeypatch, "net", tmp_path / "mine.txt")
+    assert "lies in results" in refused(project, monkeypatch, "net", Path("results/port"))
 
 
-def test_a_changed_result_is_refused_and_nothing_is_left(project, tmp_path):
+def test_a_changed_result_is_refused_and_nothing_is_left(project, tmp_path, monkeypatch):
     other = project.copy(tmp_path / "copy")
     file = other.folder / "results/net/cpu/measured/outputs.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
-    line = refused(other, "publish", "net", "--to", tmp_path / "port")
+    line = refused(other, monkeypatch, "net", tmp_path / "port")
     assert "outputs.npy was changed since it was made" in line
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy"]
 
 
-def test_unknown_system_and_hub(project, tmp_path):
-    line = refused(project, "publish", "nut", "--to", tmp_path / "port")
+def test_a_network_outside_the_project_is_refused(project, tmp_path, monkeypatch):
+    other = project.copy(tmp_path / "copy")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join("abcdefghij"))
+    other.configure(lambda config: config["models"]["net"].update(labels=str(labels)))
+    line = refused(other, monkeypatch, "net", tmp_path / "port")
+    assert f"{labels}: found a file outside the project, expected a relative path" in line
+
+
+def test_unknown_system_and_hub(project, tmp_path, monkeypatch):
+    line = refused(project, monkeypatch, "nut", tmp_path / "port")
     assert "config.yaml: no system 'nut', expected net" in line
-    line = refused(project, "publish", "net", "--to", tmp_path / "port", "--hub", "lab")
+    line = refused(project, monkeypatch, "net", tmp_path / "port", hub="lab")
     assert "hub 'lab' is unknown" in line and not (tmp_path / "port").exists()
 
 
@@ -224,32 +237,34 @@ def test_unknown_system_and_hub(project, tmp_path):
 @pytest.mark.parametrize("hub", ["huggingface", "modelscope"])
 def test_upload_is_dry_until_yes(project, tmp_path, hub):
     arguments = ("publish", "net", "--hub", hub, "--upload", "me/port", "--to")
+    port = tmp_path / "port"
     with HubServer(tmp_path / "hub") as server, uploads(server) as taken:
         env = server.env() | {"HF_TOKEN": TOKEN, "MODELSCOPE_API_TOKEN": TOKEN}
         env["HF_HUB_DISABLE_XET"] = "1"
-        done = program(project, *arguments, tmp_path / "dry", env=env)
+        done = program(project, *arguments, port, env=env)
         assert done.returncode == 0 and "dry run: would upload" in done.stdout, done.stderr
         assert taken == {} and server.requests == []
 
-        done = program(project, *arguments, tmp_path / "port", "--yes", env=env)
-        assert done.returncode == 0 and "uploaded " in done.stdout, done.stderr
-        files = {
-            p.relative_to(tmp_path / "port").as_posix(): p for p in (tmp_path / "port").rglob("*")
-        }
-        sent = {name: p.read_bytes() for name, p in files.items() if p.is_file()}
-        assert set(sent) >= {"README.md", "results/net/weights.safetensors"}
-        assert taken["me/port"] == sent
+        shutil.rmtree(port)
+        done = program(project, *arguments, port, "--yes", env=env)
+        assert done.returncode == 0 and "uploaded " in done.stdout, (done.stderr, server.requests)
+        files = {p.relative_to(port).as_posix(): p for p in port.rglob("*") if p.is_file()}
+        assert set(files) >= {"README.md", "results/net/weights.safetensors"}
+        assert taken["me/port"] == {name: p.read_bytes() for name, p in files.items()}
+        if hub == "huggingface":  # its client lets its hub validate the card
+            assert set(server.cards) == {(port / "README.md").read_text(encoding="utf-8")}
 
         env |= {"HF_TOKEN": "hf_other", "MODELSCOPE_API_TOKEN": "other"}
-        line = refused(project, *arguments, tmp_path / "no", "--yes", env=env)
-        assert f"{hub}:me/port cannot be uploaded" in line
+        done = program(project, *arguments, tmp_path / "no", "--yes", env=env)
+        assert done.returncode == 1 and done.stderr.count("error: ") == 1
+        assert f"error: {hub}:me/port cannot be uploaded: " in done.stderr
 
 
-def test_upload_needs_a_client_and_an_owner(project, tmp_path):
-    arguments = ("publish", "net", "--to", tmp_path / "port", "--upload")
-    line = refused(project, *arguments, "me/port", "--hub", "gitcode")
-    assert "hub 'gitcode' has no client: push the folder with git, or take huggingface" in line
+def test_upload_needs_a_client_and_an_owner(project, tmp_path, monkeypatch):
+    to = tmp_path / "port"
+    line = refused(project, monkeypatch, "net", to, hub="gitcode", upload="me/port")
+    assert line.startswith("hub 'gitcode' has no client: push the folder with git, or take hugging")
     for name in ("port", "me/", "a/b/c"):
-        line = refused(project, *arguments, name, "--hub", "modelscope")
-        assert line == f"error: --upload: found {name!r}, expected OWNER/NAME"
-    assert not (tmp_path / "port").exists()
+        line = refused(project, monkeypatch, "net", to, hub="modelscope", upload=name)
+        assert line == f"--upload: found {name!r}, expected OWNER/NAME"
+    assert not to.exists()
