@@ -26,6 +26,7 @@ rule all:
         expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=TIMED),
         expand("results/{system}/divergence.svg", system=SYSTEMS),
         expand("results/tables/{system}.md", system=SYSTEMS),
+        expand("results/{system}/{card}.md", system=SYSTEMS, card=["card", "card.zh"]),
         "results/tables/summary.md",
         "results/tables/overview.md",
         "results/summary.json",

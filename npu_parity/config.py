@@ -191,9 +191,10 @@ def check(config: Config, document: Document) -> None:
         if system.get("published", next(iter(reports))) not in reports:
             text = f"found {shortened(system['published'])}, expected one of {', '.join(reports)}"
             raise mistake(document, (*place, "published"), text)
-        if "labels" in system and evidence.find(system["labels"]) is None:
-            text = f"{shortened(system['labels'])}: {evidence.problem(system['labels'])}"
-            raise mistake(document, (*place, "labels"), text)
+        for key in ("labels", "about"):
+            if key in system and evidence.find(system[key]) is None:
+                text = f"{shortened(system[key])}: {evidence.problem(system[key])}"
+                raise mistake(document, (*place, key), text)
         task = system["task"]
         if task in ("features", "segmentation") and system["compared"] == "probabilities":
             raise mistake(document, place, f"task {task} has no probabilities")
@@ -264,9 +265,21 @@ def label_files(system: dict[str, Any]) -> list[str]:
     return [str(labels.find(system["labels"]))] if "labels" in system else []
 
 
+def card_files(system: dict[str, Any]) -> list[str]:
+    """Return the files that a card depends on beside the results: class names and texts, if any."""
+    about = [str(evidence.find(system["about"]))] if "about" in system else []
+    return label_files(system) + about
+
+
 def shown(system: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a system's tables depend on. A change writes the tables again."""
     keys = ("compared", "labels", "published", "tables", "task")
+    return {key: value for key, value in system.items() if key in keys}
+
+
+def carded(system: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a system's card depends on. A change writes the card again."""
+    keys = ("about", "compared", "labels", "published", "task")
     return {key: value for key, value in system.items() if key in keys}
 
 

@@ -1,6 +1,7 @@
-"""Report: tables of each system, and one summary over all.
+"""Report: tables and the card of each system, and one summary over all.
 
-in: sidecars, metrics.json, divergence.csv, operators.csv and latency.json   out: tables/*.md, summary.json
+in: sidecars, metrics.json, divergence.csv, operators.csv and latency.json
+out: card.md, card.zh.md, tables/*.md, summary.json
 """
 
 
@@ -33,6 +34,38 @@ rule table:
         ),
     shell:
         "python {params.script:q} --output={output:q} {params.options:q} 2> {log:q}"
+
+
+rule card:
+    input:
+        "results/{system}/weights.json",
+        "results/{system}/divergence.svg",
+        "results/{system}/inputs.json",
+        expand("results/{{system}}/{run}/run.json", run=RUNS),
+        expand("results/{{system}}/{run}/metrics.json", run=COMPARED),
+        expand("results/{{system}}/{run}/divergence.csv", run=COMPARED),
+        expand("results/{{system}}/{run}/operators.csv", run=MEASURED),
+        expand("results/{{system}}/{run}/latency.json", run=MEASURED),
+    output:
+        "results/{system}/card.md",
+        "results/{system}/card.zh.md",
+    log:
+        "logs/{system}/card.log",
+    conda:
+        "../envs/cpu.yaml"
+    params:
+        script=script("card"),
+        options=program(
+            "card",
+            reads=configuration.card_files,
+            folder=in_system(),
+            system=lambda wildcards: configuration.carded(
+                config["models"][wildcards.system]
+            ),
+            then=SHOWN,
+        ),
+    shell:
+        "python {params.script:q} {params.options:q} 2> {log:q}"
 
 
 rule summary:

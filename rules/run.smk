@@ -43,8 +43,10 @@ def finish():
         evidence.read_bytes("results/summary.json")
     except ParityError:
         return
-    if os.path.exists("README.md"):
-        shell("python {path:q} README.md", path=script("readme"))
+    if readmes := [
+        name for name in ("README.md", "README.zh.md") if os.path.exists(name)
+    ]:
+        shell("python {path:q} {readmes:q}", path=script("readme"))
     shell("python {path:q} results/summary.json", path=script("show"))
 
 
