@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from npu_parity.report.results import System
+from npu_parity.report.results import PUBLISHED_FILE, System
 from npu_parity.report.tables import NONE, judged, markdown, metric, number, precision, spread
 from npu_parity.verdict import criteria
 
@@ -205,7 +205,7 @@ def _published_row(system: System) -> dict[str, Any]:
     row["criterion"] = criteria.CRITERIA[system.criterion].judge(printed)
     printed_times = system.published.get("latency", {}).get("npu", {})
     row["latency"] = {k: v for k, v in printed_times.items() if k != "throughput"} or None
-    return row | {"files": ["npu_parity/data/published.yaml"]}
+    return row | {"files": [PUBLISHED_FILE]}
 
 
 def _compared(system: System, found: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _operators(checked: pd.DataFrame | None) -> dict[str, Any] | None:
     """
     if checked is None:
         return None
-    largest = float(checked["max_error_of_bound"].max())
+    largest = checked["max_error_of_bound"].max()
     return {
         "checked": int(checked["result"].notna().sum()),
         "failed": int((checked["result"] == "FAIL").sum()),
