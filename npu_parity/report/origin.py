@@ -22,7 +22,7 @@ class Figure(float):
 
     source: str
 
-    def __new__(cls, value: float, source: str) -> Self:
+    def __new__(cls, value: float, source: str) -> Self:  # noqa: D102
         figure = super().__new__(cls, value)
         figure.source = source
         return figure
@@ -49,7 +49,7 @@ class Count(int):
 
     source: str
 
-    def __new__(cls, value: int, source: str) -> Self:
+    def __new__(cls, value: int, source: str) -> Self:  # noqa: D102
         count = super().__new__(cls, value)
         count.source = source
         return count

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from numpy.typing import NDArray
 
 from npu_parity import evidence
 from npu_parity.errors import ParityError
@@ -66,6 +67,10 @@ class System:
         """Read a CSV file of the folder, one row for each operator."""
         # A module's name may be a number.
         return evidence.read_table(self.folder / name, dtype={"module": str, "operator": str})
+
+    def outputs(self, run: str) -> NDArray[Any]:
+        """Read ``outputs.npy`` of a run, float (inputs, columns)."""
+        return evidence.read_array(self.folder / run / "outputs.npy")
 
     @cached_property
     def weights(self) -> dict[str, Any]:
@@ -156,7 +161,8 @@ def with_origins(frame: pd.DataFrame, file: str) -> pd.DataFrame:
     """Return the rows of a CSV file with the origin of every float, as ``FILE#COLUMN[ROW]``."""
     tracked = {
         name: pd.Series(
-            [origin.Figure(x, f"{file}#{name}[{row}]") for row, x in enumerate(column)], dtype=object
+            [origin.Figure(x, f"{file}#{name}[{row}]") for row, x in enumerate(column)],
+            dtype=object,
         )
         for name, column in frame.select_dtypes("float").items()
     }

@@ -120,6 +120,11 @@ def table(rows: list[dict[str, Any]], left_out: dict[str, str]) -> str:
 DIFFERENCES = {"max_abs_error": "max abs", "one_minus_cosine": "1 − cos"}
 
 
+def difference(published: dict[str, Any] | None) -> str:
+    """Return the key of the difference that an overview shows of a system."""
+    return next(key for key in DIFFERENCES if not published or published[key] is not None)
+
+
 def overview(rows: list[dict[str, Any]]) -> str:
     """Return the README's table as Markdown: one line for each system, five columns."""
     lines = []
@@ -128,13 +133,13 @@ def overview(rows: list[dict[str, Any]]) -> str:
         published = [row for row in of_system if row["run"] == "published"]
         compared = [row for row in of_system if row["verdict"]]
         predicted = [row for row in compared if row["run"] == "predicted"]
-        keys = [key for key in DIFFERENCES if not published or published[0][key] is not None]
+        key = difference(published[0] if published else None)
         lines.append(
             {
                 "System": name,
                 "Weights": "trained" if of_system[0]["pretrained"] else "random",
-                "Predicted difference": _differences(predicted, keys[0]),
-                "Published difference": _differences(published, keys[0]),
+                "Predicted difference": _differences(predicted, key),
+                "Published difference": _differences(published, key),
                 "Verdict": "; ".join(f"{row['device']}: {_verdict(row)}" for row in compared),
             }
         )
