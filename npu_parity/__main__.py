@@ -148,6 +148,24 @@ def audit(
         raise ParityError(f"{report}: {count} of the relations between its figures cannot be true")
 
 
+@app.command()
+def trace(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="README.md, tables, a page, or folders of results", show_default=False),
+    ] = None,
+) -> None:
+    """Derive every number in PATHS again from arrays and samples; default: README.md and results.
+
+    Exit code 1 if one does not match. It is named with both values, its place and its origin.
+    """
+    from npu_parity.audit.trace import trace as follow
+
+    default = [path for path in (Path("results"), Path("README.md")) if path.exists()]
+    for path, count in follow(paths or default):
+        print(f"{path}: {count:,} numbers")
+
+
 def main() -> None:
     """Run the command line."""
     cli.run(app)

@@ -1,6 +1,7 @@
-"""Report: tables of each system, and one summary over all.
+"""Report: tables of each system, one summary over all, and one page with everything.
 
-in: sidecars, metrics.json, divergence.csv, operators.csv and latency.json   out: tables/*.md, summary.json
+in: sidecars, arrays, metrics.json, divergence.csv, operators.csv and latency.json
+out: tables/*.md, summary.json, report.html
 """
 
 
@@ -62,3 +63,37 @@ rule summary:
         ),
     shell:
         "python {params.script:q} {params.options:q} 2> {log:q}"
+
+
+rule page:
+    input:
+        expand("results/{system}/weights.json", system=SYSTEMS),
+        expand("results/{system}/inputs.json", system=SYSTEMS),
+        expand(
+            "results/{system}/{run}/{file}",
+            system=SYSTEMS,
+            run=[*RUNS, EXACT],
+            file=["run.json", "outputs.npy"],
+        ),
+        expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
+        expand("results/{system}/{run}/divergence.csv", system=SYSTEMS, run=COMPARED),
+        expand("results/{system}/{run}/operators.csv", system=SYSTEMS, run=MEASURED),
+        expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=MEASURED),
+    output:
+        "results/report.html",
+    log:
+        "logs/page.log",
+    conda:
+        "../envs/cpu.yaml"
+    params:
+        script=script("page"),
+        options=program(
+            "page",
+            reads=configuration.label_files,
+            folder="results",
+            systems={s: configuration.shown(config["models"][s]) for s in SYSTEMS},
+            left_out=LEFT_OUT,
+            then=SHOWN,
+        ),
+    shell:
+        "python {params.script:q} --output={output:q} {params.options:q} 2> {log:q}"

@@ -17,8 +17,10 @@ from PyQt6.QtWebEngineWidgets import QWebEngineView
 from PyQt6.QtWidgets import QApplication
 
 SETTLE = 300  # ms after a change of the page
-FIRST_COLUMN = "[...document.querySelectorAll('#overview table.data tbody tr')].map(r => r.cells[{}].dataset.order)"
-SHOWN = "[...document.querySelectorAll('h1 span')].filter(s => s.offsetWidth).map(s => s.textContent)"
+ROWS = "[...document.querySelectorAll('#overview table.data tbody tr')]"
+SHOWN = (
+    "[...document.querySelectorAll('h1 span')].filter(s => s.offsetWidth).map(s => s.textContent)"
+)
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 
@@ -61,6 +63,7 @@ def waited(start):
 
 def main(file: Path, folder: Path) -> None:
     app = QApplication([sys.argv[0], "--no-sandbox"])
+    assert app
     profile, requests = QWebEngineProfile(), Requests()
     profile.setUrlRequestInterceptor(requests)
     page, view = Page(profile), QWebEngineView()
@@ -80,7 +83,7 @@ def main(file: Path, folder: Path) -> None:
     def picture(name, width, height, scroll=None):
         view.resize(width, height)
         settle()
-        run(f"(document.querySelector({(scroll or "body")!r})).scrollIntoView()")
+        run(f"(document.querySelector({(scroll or 'body')!r})).scrollIntoView()")
         settle()
         image: QImage = view.grab().toImage()
         image.save(str(folder / f"{name}.png"))
@@ -89,7 +92,11 @@ def main(file: Path, folder: Path) -> None:
 
     view.resize(1400, 900)
     view.show()
-    found = {"loaded": waited(lambda done: (page.loadFinished.connect(done), view.load(QUrl.fromLocalFile(str(file)))))}
+    found = {
+        "loaded": waited(
+            lambda done: (page.loadFinished.connect(done), view.load(QUrl.fromLocalFile(str(file))))
+        )
+    }
     settle()
     found["tables"] = run("document.querySelectorAll('table.data').length")
     found["sortable"] = run("document.querySelectorAll('table.dataTable').length")
@@ -115,18 +122,20 @@ def main(file: Path, folder: Path) -> None:
         "[...document.querySelectorAll('#overview table.data thead th')]"
         ".findIndex(h => h.textContent.includes('Max abs'))"
     )
-    header = f"#overview table.data thead th:nth-child({column + 1}) [role=button], #overview table.data thead th:nth-child({column + 1})"
-    found["unsorted"] = run(FIRST_COLUMN.format(column))
+    header = f"#overview table.data thead th:nth-child({column + 1})"
+    found["unsorted"] = run(f"{ROWS}.map(r => r.cells[{column}].dataset.order)")
     click(header)
-    found["sorted"] = run(FIRST_COLUMN.format(column))
-    found["aria_sort"] = run("document.querySelector('#overview table.data thead th[aria-sort]')?.ariaSort")
+    found["sorted"] = run(f"{ROWS}.map(r => r.cells[{column}].dataset.order)")
+    found["aria_sort"] = run(
+        "document.querySelector('#overview table.data thead th[aria-sort]')?.ariaSort"
+    )
     run(
         "(i => { i.value = 'resnet34'; i.dispatchEvent(new Event('input', {bubbles: true})); "
         "i.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true})) })"
         "(document.querySelector('#overview .dt-search input'))"
     )
     settle()
-    found["filtered"] = run("[...document.querySelectorAll('#overview table.data tbody tr')].map(r => r.cells[0].textContent)")
+    found["filtered"] = run(f"{ROWS}.map(r => r.cells[0].textContent)")
     click("#overview data")
     found["source"] = run("document.getElementById('source').textContent")
 

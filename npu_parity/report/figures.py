@@ -39,8 +39,7 @@ def svg(figure: Figure) -> bytes:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write the figure as SVG."""
-    content = svg(figure)
-    evidence.write(path, lambda partial: partial.write_bytes(content))
+    evidence.write_text(path, svg(figure).decode("utf-8"))
 
 
 def divergence(system: System) -> Figure:
@@ -203,7 +202,7 @@ def _finish(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
 
 def _errors(found: NDArray[Any], reference: NDArray[Any]) -> NDArray[Any]:
     """Return the absolute differences of all outputs in float64, as one row."""
-    return np.abs(found.astype(np.float64) - reference).ravel()
+    return np.asarray(np.abs(found.astype(np.float64) - reference).ravel())
 
 
 def _span(values: NDArray[Any]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ and without origins, and `pieces` finds the origin of every number in the result
 """
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any, Self
 
 # Characters for private use: no file, name or label has them.
@@ -40,8 +41,8 @@ class Figure(float):
         return Figure(other - float(self), self.source)
 
     def __truediv__(self, other: float) -> "Figure":
-        divisor = getattr(other, "source", "")
-        return Figure(float(self) / float(other), f"{self.source} / {divisor}".rstrip(" /"))
+        divisor = f"÷{other.source}" if isinstance(other, Figure) else ""
+        return Figure(float(self) / float(other), self.source + divisor)
 
 
 class Count(int):
@@ -69,9 +70,9 @@ def track(data: Any, file: str, field: str = "") -> Any:
     """
     if isinstance(data, dict):
         inner = f"{field}." if field else ""
-        tracked = {key: track(value, file, f"{inner}{key}") for key, value in data.items()}
-        # A mapping that reports a missing key in words stays one.
-        return type(data)(data.path, tracked) if hasattr(data, "path") else tracked
+        tracked = copy(data)  # its class may report a missing key in words
+        tracked.update({key: track(value, file, f"{inner}{key}") for key, value in data.items()})
+        return tracked
     if isinstance(data, list):
         return [track(value, file, f"{field}[{i}]") for i, value in enumerate(data)]
     if isinstance(data, float):

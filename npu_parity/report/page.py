@@ -222,13 +222,14 @@ def _pieces(text: str) -> Sequence[tuple[str, str]]:
 
 
 def _number(text: str, source: str) -> Markup:
-    return Markup('<data value="{}" data-source="{}" title="{}">{}</data>').format(
-        text.replace(",", ""), source, source, text
+    return Markup('<data data-source="{}" title="{}" value="{}">{}</data>').format(
+        source, source, text.replace(",", ""), text
     )
 
 
 def _words(text: str) -> Markup:
     marked = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text)))
+    marked = re.sub(r"\*(.+?)\*", r"<em>\1</em>", marked)
     marked = re.sub(r"`(.+?)`", r"<code>\1</code>", marked)
     return Markup(
         re.sub(

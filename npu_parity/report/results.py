@@ -160,7 +160,7 @@ class Traced(System):
 def with_origins(frame: pd.DataFrame, file: str) -> pd.DataFrame:
     """Return the rows of a CSV file with the origin of every float, as ``FILE#COLUMN[ROW]``."""
     tracked = {
-        name: pd.Series(
+        str(name): pd.Series(
             [origin.Figure(x, f"{file}#{name}[{row}]") for row, x in enumerate(column)],
             dtype=object,
         )
