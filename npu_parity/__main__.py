@@ -166,6 +166,23 @@ def trace(
         print(f"{path}: {count:,} numbers")
 
 
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="a folder of results")],
+    new: Annotated[Path, typer.Argument(help="another, of another machine or version")],
+) -> None:
+    """Say which numbers, verdicts and conditions differ between two folders of results.
+
+    Exit code 0 if nothing but timings moved; 1 if a number, a verdict or the set of runs differs.
+    """
+    from npu_parity.audit.diff import diff as compare
+
+    found = compare(old, new)
+    print(*found.lines(), sep="\n")
+    if not found.only_timings:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line."""
     cli.run(app)

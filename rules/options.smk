@@ -37,8 +37,9 @@ def program(name: str, *parts, reads=None, then=(), **named):
 
     Args:
         parts: lists of options.
-        reads: function of a system's settings that returns the user's own files; without a
-            system among the wildcards, those of all systems. They count by content: they are no inputs of the rule, so their names and times do not matter.
+        reads: function of a system's settings that returns the user's own files, of all systems if
+            the wildcards name none. They count by content: they are no inputs of the rule, so
+            their names and times do not matter.
         then: arguments without a name.
         named: options by name; a mapping becomes JSON.
     """

@@ -13,6 +13,7 @@ figures. They are compared with the file that states them.
 import contextlib
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -241,7 +242,7 @@ def _files(report: Report, root: Path, path: Path) -> Iterator[Path]:
 def _checked(report: Report, file: Path, root: Path) -> int:
     """Compare one file with the derived figures, and return how many numbers it has."""
     if not file.is_relative_to(root):
-        return _markdown(report, file, root)
+        return _markdown(report, Path(os.path.relpath(file)), root)
     name = file.relative_to(root).as_posix()
     if file.suffix == ".json":
         return _figures(report, name)
@@ -311,9 +312,10 @@ def _same_words(path: Path, text: str, expected: Sequence[str]) -> int:
     for i, word in enumerate(found[: len(first)]):
         if word.text not in {r[i].text for r in readings if i < len(r)}:
             near = next((w.source for w in first[i::-1][:3] if w.source), "")
+            ours, theirs = _shown(word.text, first[i].text)
             raise ParityError(
-                f"{path}, line {word.line}: found {shorten(word.text, 150)}, the results give "
-                f"{shorten(first[i].text, 150)}" + (f" ({near})" if near else "")
+                f"{path}, line {word.line}: found {ours}, the results give {theirs}"
+                + (f" ({near})" if near else "")
             )
     if len(found) != len(first):
         last = found[-1].line if found else 0
@@ -322,6 +324,12 @@ def _same_words(path: Path, text: str, expected: Sequence[str]) -> int:
             "run `make`, which writes it again"
         )
     return sum(bool(word.source) for word in first)
+
+
+def _shown(*words: str) -> list[str]:
+    """Return words for a message, without tags of HTML if they differ without them."""
+    bare = [re.sub(r"^[^<]*>|<.*", "", word) for word in words]
+    return [shorten(word, 150) for word in (bare if len(set(bare)) > 1 else words)]
 
 
 def _lines(match: re.Match[str]) -> str:
