@@ -106,7 +106,7 @@ def shifted(data: Any, by: int, allowed: float = ROUNDINGS * U, metric: str = ""
         return found
     if isinstance(data, list):
         return [shifted(value, by, allowed) for value in data]
-    return data * (1 + by * allowed) if isinstance(data, float) else data
+    return (1 + by * allowed) * data if isinstance(data, float) else data
 
 
 def _prefix(name: str) -> str:

@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -50,8 +51,6 @@ RULE = re.compile(r"^\|[:|-]+\|$", re.MULTILINE)  # the line below a header in M
 class Derived(results.Traced):
     """A system with figures from its arrays and samples. No manifest is asked."""
 
-    shift = 0  # figures moved by their tolerance: -1, 0 or 1
-
     def read(self, name: str) -> Any:
         """Return a JSON file with every figure computed again that arrays or samples give."""
         found = _json(self.folder / name)
@@ -60,8 +59,7 @@ class Derived(results.Traced):
             found = {key: found[key] for key in found if key in STATED} | figures
         elif name.endswith("/latency.json"):
             for size, timed in found["batch_sizes"].items():
-                figures = derive.timings(timed["samples"], int(size))
-                timed |= derive.shifted(figures, self.shift)
+                timed |= derive.timings(timed["samples"], int(size))
         return origin.track(found, str(self.folder / name))
 
     def rows(self, name: str) -> pd.DataFrame:
@@ -106,7 +104,7 @@ class Derived(results.Traced):
             exact = Numerics.from_dict(found["numerics"]).is_exact and found["precision"] == "fp32"
             predicted = self.outputs(f"{device}/predicted")
             figures["explained"] = None if exact else derive.explained(theirs, predicted, ours)
-        return {"sha256": hashes, **derive.shifted(figures, self.shift)}
+        return {"sha256": hashes, **figures}
 
     def _aligned(self, run: str, shapes: heads.Shapes) -> np.ndarray[Any, Any]:
         array = self.outputs(run)
@@ -115,12 +113,13 @@ class Derived(results.Traced):
         return heads.aligned(array, shapes, _json(self.folder / run / "run.json")["heads"])
 
 
-class _Lower(Derived):
-    shift = -1
-
-
-class _Upper(Derived):
-    shift = 1
+def _moved(system: results.System, by: int) -> results.System:
+    """Return a system whose figures are moved up (1) or down (-1) by their tolerance."""
+    found = copy(system)
+    for name in FIGURES:
+        figures = {run: derive.shifted(data, by) for run, data in getattr(system, name).items()}
+        found.__dict__[name] = figures  # where `cached_property` keeps it
+    return found
 
 
 @dataclass(frozen=True)
@@ -156,17 +155,14 @@ class Report:
         given = dict(option.removeprefix("--").split("=", 1) for option in options)
         return cls(folder, json.loads(given["systems"]), runs, json.loads(given["left-out"]))
 
-    def systems(self, of: type[Derived] = Derived) -> list[results.System]:
-        """Return every system with derived figures."""
-        return [
-            results.describe(self.folder / name, self.runs, dict(settings), of)
-            for name, settings in self.settings.items()
-        ]
-
     @cached_property
     def readings(self) -> list[list[results.System]]:
         """The systems three times: as derived, and moved down and up by the tolerance."""
-        return [self.systems(of) for of in (Derived, _Lower, _Upper)]
+        systems = [
+            results.describe(self.folder / name, self.runs, dict(settings), Derived)
+            for name, settings in self.settings.items()
+        ]
+        return [systems, *([_moved(system, by) for system in systems] for by in (-1, 1))]
 
 
 Systems = Sequence[results.System]
