@@ -2,11 +2,12 @@
 
 `npu_parity.verdict.metrics` and `npu_parity.backends.latency` write the figures of ``metrics.json``
 and ``latency.json``. Nothing here uses them. Sums are exact (`math.fsum`), and 1 - cosine comes
-from ‖d - r‖² - (‖d‖ - ‖r‖)² instead of from unit vectors. An error in one of the two is a
-difference.
+from the part of d - r across r instead of from unit vectors. A mistake in one of the two is a
+difference between them.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,26 +92,38 @@ def timings(samples: Sequence[float], size: int) -> dict[str, float | None]:
     return found
 
 
-def shifted(data: Any, by: int, allowed: float = ROUNDINGS * U, metric: str = "") -> Any:
+def shifted(data: Any, by: float, errors: Mapping[str, Any] | None = None, name: str = "") -> Any:
     """Return figures moved by their tolerance, up (`by` = 1) or down (-1).
 
-    A printed number may have the last digit of a moved figure: another machine may round it so.
+    Another machine computes a figure between the two.
+
+    Args:
+        data: the content of a JSON file with figures.
+        by: how many tolerances.
+        errors: the mapping with the relative L2 errors that the tolerance depends on.
+        name: the name of a figure.
     """
     if isinstance(data, Mapping):
-        found = {}
-        for key, value in data.items():
-            name = data["metric"] if key in ("value", "metric") and "metric" in data else str(key)
-            error = data.get(_prefix(name) + "relative_l2_error")
-            within = tolerance(error) if isinstance(error, float) else allowed
-            found[key] = shifted(value, by, within)
-        return found
+        errors = data if "relative_l2_error" in data else errors
+        metric = data.get("metric")  # of the value in a criterion
+        return {
+            key: shifted(value, by, errors, metric if metric and key == "value" else str(key))
+            for key, value in data.items()
+        }
     if isinstance(data, list):
-        return [shifted(value, by, allowed) for value in data]
-    return (1 + by * allowed) * data if isinstance(data, float) else data
+        return [shifted(value, by, errors, name) for value in data]
+    if isinstance(data, float):
+        return (1 + by * _allowed(name, errors or {})) * data
+    return data
 
 
-def _prefix(name: str) -> str:
-    return "prob_" if name.startswith("prob_") else ""
+def _allowed(name: str, errors: Mapping[str, Any]) -> float:
+    """Return the relative tolerance of a figure, see `npu_parity.evidence.tolerance`."""
+    if not re.search("error|one_minus|explained", name):  # no difference of close numbers
+        return ROUNDINGS * U
+    prefix = "prob_" if name.startswith("prob_") else ""
+    error = errors.get(f"{prefix}relative_l2_error")
+    return tolerance(error) if isinstance(error, float) else ROUNDINGS * U
 
 
 def _figures(
@@ -123,7 +136,7 @@ def _figures(
     scores = [r, d]
     if probable:
         logs = [np.hstack([_log_softmax(side[:, h]) for h in heads]) for side in (r, d)]
-        scores = [np.exp(side) for side in logs]
+        scores = [np.hstack([_softmax(side[:, h]) for h in heads]) for side in (r, d)]
         more, more_rows = _errors(scores[0], scores[1], np.abs(np.expm1(logs[1] - logs[0])))
         overall |= {f"prob_{key}": value for key, value in more.items()}
         for one, other in zip(rows, more_rows, strict=True):
@@ -202,17 +215,22 @@ def _errors(r: Floats, d: Floats, relative: Floats) -> tuple[dict[str, Any], lis
 
 def _one_minus_cosine(r: Floats, d: Floats) -> float:
     lengths = [math.sqrt(_squares(side)) for side in (r, d)]
-    product = lengths[0] * lengths[1]
-    if not product or math.isnan(product):
+    if not all(lengths) or math.isnan(sum(lengths)):
         return math.nan
-    longer = _sum((d - r) * (d + r)) / sum(lengths)
-    return (_squares(d - r) - longer**2) / (2 * product)
+    along = _sum((d - r) * r) / lengths[0] ** 2  # d - r is along·r and a part across
+    cosine = (1 + along) * lengths[0] / lengths[1]
+    sine_squared = _squares(d - r - along * r) / lengths[1] ** 2
+    return sine_squared / (1 + cosine) if cosine > 0 else 1 - cosine
+
+
+def _softmax(values: Floats) -> Floats:
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(powers / np.reshape([_sum(row) for row in powers], (-1, 1)))
 
 
 def _log_softmax(values: Floats) -> Floats:
     above = values - values.max(axis=1, keepdims=True)
-    totals = [math.log(_sum(np.exp(row))) if np.isfinite(row).all() else math.nan for row in above]
-    return np.asarray(above - np.reshape(totals, (-1, 1)))
+    return np.asarray(above - np.reshape([np.log(_sum(np.exp(row))) for row in above], (-1, 1)))
 
 
 def _best(values: Floats) -> NDArray[np.intp]:

@@ -2,9 +2,9 @@
 
 `Derived` reads the results without ``metrics.json`` and the statistics of ``latency.json``: it
 computes these figures again (`npu_parity.audit.derive`). Every document is then written a second
-time from them and compared word by word with what is there. A printed number must be the derived
-figure, rounded; near a boundary of rounding the last digit may be that of a figure moved by the
-tolerance (`npu_parity.evidence.tolerance`).
+time from them and compared word by word with what is there. A figure in a JSON file must be the
+derived one within the tolerance of `npu_parity.evidence.tolerance`. A printed number must be the
+derived figure, rounded; near a boundary of rounding, that of a figure moved by the tolerance.
 
 Other numbers have no array: counts of parameters and threads, errors of operators, published
 figures. They are compared with the file that states them.
@@ -30,7 +30,6 @@ from npu_parity.audit import derive
 from npu_parity.backends import heads
 from npu_parity.errors import ParityError, first_line, shorten
 from npu_parity.evidence import manifest
-from npu_parity.evidence.tolerance import differences
 from npu_parity.numerics.formats import Numerics
 from npu_parity.report import origin, page, readme, results, summary, tables
 from npu_parity.verdict.judge import output_files
@@ -41,6 +40,7 @@ STATED = {
     *("verdict", "evidence", "verdict_line", "failed_question", "failed_first", "questions"),
     *("numerics_found", "versions", "code"),
 }
+MISSING = "nothing"  # where one side has no such key
 FIGURES = ("metrics", "latency")  # the JSON files of runs that are derived
 # Parts of a page without numbers of results: the library of tables, and pictures.
 OPAQUE = re.compile(r"<(script|style)\b.*?</\1>|base64,[^\"]*", re.DOTALL)
@@ -256,24 +256,39 @@ def _figures(report: Report, name: str) -> int:
     path = report.folder / name
     stated = _json(path)
     if name == "summary.json":
-        rows = summary.rows(report.readings[0])
-        again = {"left_out": report.left_out, "rows": rows}
-        stated = {key: stated[key] for key in again}
+        again = [
+            {"left_out": report.left_out, "rows": summary.rows(systems)}
+            for systems in report.readings
+        ]
+        stated = {key: stated[key] for key in again[0]}
     elif path.stem in FIGURES:
         system, run = name.split("/", 1)
-        again = Derived(report.folder / system, report.runs).read(run)
+        found = Derived(report.folder / system, report.runs).read(run)
+        again = [found, derive.shifted(found, -1), derive.shifted(found, 1)]
     else:
         raise ParityError(f"{path}: this file has no figures that arrays or samples give")
-    again = json.loads(json.dumps(again))  # without origins
-    for line in differences(stated, again):
-        raise ParityError(f"{path}: {_described(line, path)}")
+    for place, value, derived in _outside(stated, again[0], again[1], again[2]):
+        raw = "samples" if path.name == "latency.json" else "arrays"
+        raise ParityError(f"{path}: {place}: found {value!r}, the {raw} give {derived!r}")
     return _count(stated)
 
 
-def _described(line: str, path: Path) -> str:
-    """Return a difference of `tolerance.differences` with the files that it follows from."""
-    raw = {"metrics.json": "the arrays give", "latency.json": "its samples give"}
-    return line.lstrip(".").replace("computed again", raw.get(path.name, "the arrays give"))
+def _outside(
+    stated: Any, derived: Any, low: Any, high: Any, place: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield every value that is not between the derived ones: its place, and both values."""
+    if isinstance(stated, Mapping) and isinstance(derived, Mapping):
+        for key in {**stated, **derived}:
+            a, b, c, d = (side.get(key, MISSING) for side in (stated, derived, low, high))
+            yield from _outside(a, b, c, d, f"{place}.{key}".lstrip("."))
+    elif isinstance(stated, list) and isinstance(derived, list) and len(stated) == len(derived):
+        for i, (a, b, c, d) in enumerate(zip(stated, derived, low, high, strict=True)):
+            yield from _outside(a, b, c, d, f"{place}[{i}]")
+    elif isinstance(stated, float) and isinstance(derived, float):
+        if not min(low, high) <= stated <= max(low, high):
+            yield place, stated, float(derived)
+    elif stated != derived or isinstance(stated, bool) != isinstance(derived, bool):
+        yield place, stated, derived
 
 
 def _markdown(report: Report, file: Path, root: Path) -> int:

@@ -135,9 +135,6 @@ def page(systems: Sequence[System], left_out: Mapping[str, str], pictures: Pictu
     """
     rows = summary.rows(list(systems))
     cells = pd.DataFrame({c.heading: c.cell(row) for c in summary.COLUMNS} for row in rows)
-    source, default = BUNDLE.read_text(encoding="utf-8"), r"(\w+) as default"
-    library = re.sub(r"export\{.*?\};?", "", source) + "\nwindow.DataTable = "
-    exported = re.findall(default, source)[-1]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -147,7 +144,7 @@ def page(systems: Sequence[System], left_out: Mapping[str, str], pictures: Pictu
     )
     environment.filters |= {"both": both, "order": order, "uri": _uri}
     return environment.get_template("page.html").render(
-        library=Markup(f"{library}{exported};"),
+        library=Markup(_library()),
         styles=Markup(BUNDLE.with_suffix(".css").read_text(encoding="utf-8")),
         own_styles=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
@@ -242,6 +239,16 @@ def _words(text: str) -> Markup:
 
 def _uri(svg: bytes) -> Markup:
     return Markup("data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii"))
+
+
+def _library() -> str:
+    """Return DataTables as JavaScript that an inline module can hold."""
+    source = BUNDLE.read_text(encoding="utf-8")
+    exported = re.search(r"export\{.*?(\w+) as default.*?\};?", source)
+    assert exported, "itables exports DataTables as default"
+    source = source.replace(exported[0], f"\nwindow.DataTable = {exported[1]};")
+    # HTML allows no control characters. They are in strings, where JavaScript has escapes.
+    return re.sub(r"[\x00-\x08\x0b-\x1f]", lambda found: f"\\x{ord(found[0]):02x}", source)
 
 
 def _compared(systems: Sequence[System]) -> list[str]:
