@@ -30,3 +30,4 @@ rule all:
         "results/tables/summary.md",
         "results/tables/overview.md",
         "results/summary.json",
+        "results/report.html",

@@ -253,16 +253,51 @@ def _described(name: str, path: Path) -> "tuple[System, dict[str, Any], About]":
     settings = configuration.system(config, name, path)
     folder = path.parent / "results" / name
     planned = [
-        (device, run)
+        f"{device}/{run}"
         for device in [config["reference"], *config["devices"]]
         for run in ("predicted", "measured")
         if (folder / device / run / "run.json").exists()
     ]
-    runs = [f"{d}/{run}" for d, run in configuration.informative(config, dict.fromkeys(planned))]
+    runs = list(dict.fromkeys(planned))
     if f"{config['reference']}/measured" not in runs:
         raise ParityError(f"{folder} has no results of the reference: run `snakemake --cores 4`")
     texts = about.read(settings["about"]) if "about" in settings else about.About()
     return results.describe(folder, runs, settings), config, texts
+
+
+@app.command()
+def trace(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="README.md, tables, a page, or folders of results", show_default=False),
+    ] = None,
+) -> None:
+    """Derive every number in PATHS again from arrays and samples; default: README.md and results.
+
+    Exit code 1 if one does not match. It is named with both values, its place and its origin.
+    """
+    from npu_parity.audit.trace import trace as follow
+
+    default = [path for path in (Path("results"), Path("README.md")) if path.exists()]
+    for path, count in follow(paths or default):
+        print(f"{path}: {count:,} numbers")
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="a folder of results")],
+    new: Annotated[Path, typer.Argument(help="another, of another machine or version")],
+) -> None:
+    """Say which numbers, verdicts and conditions differ between two folders of results.
+
+    Exit code 0 if nothing but timings moved; 1 if a number, a verdict or the set of runs differs.
+    """
+    from npu_parity.audit.diff import diff as compare
+
+    found = compare(old, new)
+    print(*found.lines(), sep="\n")
+    if not found.only_timings:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -37,8 +37,9 @@ def program(name: str, *parts, reads=None, then=(), **named):
 
     Args:
         parts: lists of options.
-        reads: function of a system's settings that returns the user's own files. They count by
-            content: they are no inputs of the rule, so their names and times do not matter.
+        reads: function of a system's settings that returns the user's own files, of all systems if
+            the wildcards name none. They count by content: they are no inputs of the rule, so
+            their names and times do not matter.
         then: arguments without a name.
         named: options by name; a mapping becomes JSON.
     """
@@ -53,7 +54,12 @@ def program(name: str, *parts, reads=None, then=(), **named):
             text = value if isinstance(value, str) else json.dumps(value)
             found.append(f"--{key.replace('_', '-')}={text}")
         if reads:
-            files = reads(config["models"][wildcards.system])
+            system = wildcards.get("system")
+            files = [
+                file
+                for name in ([system] if system else SYSTEMS)
+                for file in reads(config["models"][name])
+            ]
             found.append(f"--reads={','.join(map(sha256, files))}")
         device = config["devices"].get(wildcards.get("device"))
         backends = {"cpu", device["backend"]} if device else ()

@@ -75,7 +75,8 @@ SMALL = CONFIG | {
 AS_MAKE = ("--logger", "rich", "--cores", "4")  # the options of the Makefile
 # Results that hold timings: latency.json, and what is made from it.
 TIMED = re.compile(
-    r"(.*/latency\.json|.*/card(\.zh)?\.md|results/summary\.json|results/tables/(?!overview)\w+\.md)"
+    r"(.*/latency\.json|.*/card(\.zh)?\.md|results/(summary\.json|report\.html)"
+    r"|results/tables/(?!overview)\w+\.md)"
 )
 
 
