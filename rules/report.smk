@@ -3,7 +3,6 @@
 in: sidecars, arrays, metrics.json, divergence.csv, operators.csv and latency.json
 out: card.md, card.zh.md, tables/*.md, summary.json, report.html
 """
-"""
 
 
 rule table:
