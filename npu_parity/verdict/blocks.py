@@ -59,7 +59,7 @@ class Largest:
             values: must not change later.
             index: where the part is; by default, the part is all of the tensor.
         """
-        value = float(values.max())
+        value = float(values.amax())
         if value <= self.value:
             return False
         self.value = math.inf if math.isnan(value) else value

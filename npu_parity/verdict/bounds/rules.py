@@ -105,24 +105,29 @@ class Operator:
             self.free = elements if self.free is None else self.free | elements
 
 
-def magnitudes(x: Tensor) -> tuple[float, float]:
-    """Return the smallest magnitude above zero, infinity if there is none, and the largest.
+def smallest(x: Tensor) -> float:
+    """Return the smallest magnitude above zero of a float32 tensor; infinity if there is none.
 
-    Args:
-        x: float32. Magnitudes have the order of their bits as integers.
+    Magnitudes have the order of their bits as integers. Twice the bits are without the sign. The
+    added number makes 0 the largest integer.
     """
-    rest, least, most = 0x7FFF_FFFF, 0x7F80_0000, 0
+    rest, least = 0x7FFF_FFFF, 0x7FFF_FFFF
+    shift = torch.tensor(rest, dtype=torch.int32)
     for index in blocks(x.shape):
-        bits = x[index].view(torch.int32) & rest
-        most = max(most, int(bits.max()))
-        least = min(least, int(bits.sub_(1).bitwise_and_(rest).min()) + 1)  # 0 becomes the largest
-    low, high = torch.tensor([least, most], dtype=torch.int32).view(torch.float32).tolist()
-    return low, high
+        least = min(least, int(torch.add(shift, x[index].view(torch.int32), alpha=2).min()))
+    bits = (least - rest) % 2**32 // 2 or 0x7F80_0000
+    return torch.tensor(bits, dtype=torch.int32).view(torch.float32).item()
+
+
+def largest(x: Tensor) -> float:
+    """Return the largest magnitude of a tensor; NaN if it has a NaN, 0 if it is empty."""
+    low, high = x.aminmax() if x.numel() else (x.new_zeros(()), x.new_zeros(()))
+    return float(torch.maximum(-low, high))
 
 
 def has_subnormal(x: Tensor) -> bool:
     """Return whether a float32 tensor has values that devices may flush to 0 (OpenCL 3.0, 7.5)."""
-    return x.dtype == torch.float32 and magnitudes(x)[0] < TINY
+    return x.dtype == torch.float32 and smallest(x) < TINY
 
 
 def _flush(x: Tensor) -> Tensor:
