@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from npu_parity.backends.device import Device
 from npu_parity.errors import first_line
 from npu_parity.numerics.formats import Numerics
+from npu_parity.numerics.schema import mapped
 from npu_parity.verdict import settings
 from npu_parity.verdict.blocks import Largest
 from npu_parity.verdict.bounds import Expected, exact_and_bound, why_no_bound
@@ -49,7 +49,7 @@ def execute(call: Call, target: torch.device, channels_last: bool = False) -> An
             return value.to(target, copy=copy, memory_format=form or torch.preserve_format)
         return target if isinstance(value, torch.device) else value
 
-    args, kwargs = tree_map(moved, (call.args, call.kwargs))
+    args, kwargs = mapped(moved, (call.args, call.kwargs))
     with torch.no_grad():
         return call.func(*args, **kwargs)
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map, tree_map_only
 
+from npu_parity.numerics import depthwise
 from npu_parity.numerics.formats import Numerics
+from npu_parity.numerics.schema import map_tensors, mapped
 from npu_parity.numerics.widening import float64_by_default
 from npu_parity.verdict.blocks import Index, blocks
 from npu_parity.verdict.bounds.arithmetic import TINY
@@ -63,8 +64,8 @@ class Operator:
 
         self.narrow: dict[str, Any] = call.arguments
         if flushed:
-            self.narrow = tree_map_only(Tensor, _flush, self.narrow)
-        self.arguments: dict[str, Any] = tree_map(wider, self.narrow) if exact else self.narrow
+            self.narrow = map_tensors(_flush, self.narrow)
+        self.arguments: dict[str, Any] = mapped(wider, self.narrow) if exact else self.narrow
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -78,10 +79,12 @@ class Operator:
         """Run the operator with some arguments changed. The recorded tensors stay as they are."""
         arguments = {**self.arguments, **changed}
         if self.func._schema.is_mutable:
-            arguments = tree_map_only(Tensor, Tensor.clone, arguments)
+            arguments = map_tensors(Tensor.clone, arguments)
         if not self._exact:
             return self.func(**arguments)
         with float64_by_default():
+            if self.name == "convolution":
+                return depthwise.run(self.func, tuple(arguments.values()), {})
             return self.func(**arguments)
 
     def magnitude(self, **changed: Any) -> Any:
@@ -96,7 +99,7 @@ class Operator:
             return value[index] if value.shape == shape else value
 
         operator = copy.copy(self)
-        operator.arguments = tree_map_only(Tensor, part, self.arguments)
+        operator.arguments = map_tensors(part, self.arguments)
         return operator
 
     def allow(self, elements: Tensor) -> None:
