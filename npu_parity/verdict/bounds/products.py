@@ -13,7 +13,7 @@ from torch import Tensor
 from npu_parity.backends.device import Device
 from npu_parity.numerics.formats import FORMATS, ROUNDINGS, Format
 from npu_parity.numerics.rounding import round_to
-from npu_parity.verdict.blocks import Index, blocks
+from npu_parity.verdict.blocks import Index, blocks, within
 from npu_parity.verdict.bounds.arithmetic import TINY, U
 from npu_parity.verdict.bounds.rules import Operator, bound, largest, smallest
 
@@ -95,7 +95,7 @@ class Product:
         if self.change is not self.magnitude:
             change = self.change[index].double()
         flushed = None if self.flushed is None else self.flushed[index]
-        added = _within(self.added, index, self.exact.ndim)
+        added = self.added if index is ... else within(self.added, index, self.exact.ndim)
         return Part(self, self.exact[index], added, magnitude, change, flushed)
 
     def predicted(self) -> Iterator[tuple[str, Tensor | None]]:
@@ -220,14 +220,6 @@ class Part:
     def _share(self) -> float:
         """The largest error of a float32 sum of positive terms, relative to the sum."""
         return (self.product.roundings + 1) * U
-
-
-def _within(small: Tensor, index: Index | EllipsisType, ndim: int) -> Tensor:
-    """Return the part of a tensor that broadcasts to the part of a tensor with `ndim` axes."""
-    if index is ...:
-        return small
-    every = (*index, *[slice(None)] * (ndim - len(index)))[ndim - small.ndim :]
-    return small[tuple(slice(None) if n == 1 else i for n, i in zip(small.shape, every, strict=True))]
 
 
 def _finite(x: Tensor) -> bool:
