@@ -11,7 +11,8 @@ CONVOLUTION = torch.ops.aten.convolution.default
 
 
 @pytest.mark.parametrize(
-    "stride, padding, dilation", list(itertools.product([[1, 1], [2, 3], [2]], [[0, 0], [1, 2]], [1, 2]))
+    "stride, padding, dilation",
+    list(itertools.product([[1, 1], [2, 3], [2]], [[0, 0], [1, 2]], [1, 2])),
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_taps_are_the_convolution(stride, padding, dilation, bias):

@@ -190,7 +190,7 @@ def _worst(pairs: _Pairs) -> tuple[float, float, bool, tuple[int, ...], str]:
     where = pairs[0]
     for exact, value in pairs:
         count += value.numel()
-        if exact.bound is exact.select is None and _same(exact.exact, value):
+        if exact.bound is None and exact.select is None and _same(exact.exact, value):
             continue
         for index, part, found in exact.parts(value):
             share = part.share(found)
