@@ -231,19 +231,20 @@ def _send(work: Callable[[], Iterable[Any]], sender: Connection) -> None:
 def document(rows: pd.DataFrame) -> str:
     """Return the page: totals, cost, what did not pass, and operators without a bound."""
     left = sorted(set(rows[rows.outcome.isna()].network))
-    rows = rows[rows.outcome.notna()]
+    rows = rows[rows.outcome.notna()].astype({"passes": float, "memory": float})
     counts = rows.groupby(["kind", "outcome"]).size().unstack(fill_value=0)
     rest = rows[rows.outcome != "PASS"][["network", "kind", "outcome", "detail"]]
-    missing = rows.without_bound.dropna().str.split().explode().value_counts()
+    missing = rows.without_bound.dropna().astype(str).str.split().explode().value_counts()
     costs = rows[["passes", "memory"]].describe(percentiles=[0.5, 0.9]).loc[["50%", "90%", "max"]]
     costs.index = pd.Index(["median", "90 % of the networks", "largest"])
-    worst = rows.nlargest(10, "passes")[["network", "passes", "memory"]]
+    measured = rows[rows.passes.notna()]
+    worst = measured.nlargest(10, "passes")[["network", "passes", "memory"]]
     alarms = int((rows.outcome == "FAIL").sum())
     parts = [
         "# The zoo: a port that is right, for every architecture",
         "Made by `make zoo-check` from [`zoo.csv`](../benchmarks/zoo.csv). Do not edit it.",
-        f"{rows.network.nunique()} networks: the smallest of every torchvision family and of every "
-        "timm module, with seeded weights. Each is compared with itself: as a copy, in channels "
+        f"{rows.network.nunique()} of {len(left) + rows.network.nunique()} networks, which are the "
+        "smallest of every torchvision family and of every timm module, with seeded weights. Each is compared with itself: as a copy, in channels "
         "last with batches of two, and on devices with HF32, TF32, float16 and bfloat16 products, "
         "which this CPU emulates. Nothing was executed on an accelerator. Every port is right, so "
         "every verdict must be PASS. With random weights the evidence is weak.",
@@ -259,14 +260,14 @@ def document(rows: pd.DataFrame) -> str:
         costs.to_markdown(floatfmt=".1f"),
         "The most expensive ones:",
         worst.to_markdown(index=False, floatfmt=".1f"),
-        "A plain pass of a small network takes a few milliseconds, and Python needs about as long "
-        "for each operator that it checks.",
+        "Beside its arithmetic, the check of an operator takes 0.3 to 4 ms in Python. A plain pass "
+        "of a small network takes a few milliseconds in all.",
         "## Not PASS",
         rest.to_markdown(index=False) if len(rest) else "None.",
         "## Operators without a bound, by the number of checks",
         missing.to_markdown() if len(missing) else "None.",
         "## Left out",
-        f"Not checked yet, for lack of time: {', '.join(left)}." if left else "Nothing.",
+        f"Not checked yet: {', '.join(left)}." if left else "Nothing.",
         "## To repeat it",
         "`make zoo-check` checks the networks of `zoo.csv` that this code has not checked. Delete "
         "`zoo.csv` to list and check all of them. `python benchmarks/zoo.py timm:resnet10t` checks "
@@ -279,7 +280,11 @@ def main() -> None:
     """Check the networks that are named, or all that this code has not checked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="networks; default: those that are left")
-    names = parser.parse_args().names
+    parser.add_argument("--page", action="store_true", help="write only the page, from zoo.csv")
+    arguments = parser.parse_args()
+    if arguments.page:
+        evidence.write_text(DOCS, document(pd.read_csv(RESULTS)))
+        return
     torch.set_num_threads(1)
     import timm  # noqa: F401 (each process would import them again)
     import torchvision  # noqa: F401
@@ -292,7 +297,7 @@ def main() -> None:
         frame["network"] = found
     code = hashes.digest(checking.__file__)
     left = list(dict.fromkeys(frame[frame.code != code].network))
-    for name in names or left:
+    for name in arguments.names or left:
         rows = pd.DataFrame(run(name), columns=COLUMNS).assign(code=code)
         places = frame.index[frame.network == name]
         place = places[0] if len(places) else len(frame)
