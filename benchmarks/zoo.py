@@ -244,7 +244,8 @@ def document(rows: pd.DataFrame) -> str:
         "# The zoo: a port that is right, for every architecture",
         "Made by `make zoo-check` from [`zoo.csv`](../benchmarks/zoo.csv). Do not edit it.",
         f"{rows.network.nunique()} of {len(left) + rows.network.nunique()} networks, which are the "
-        "smallest of every torchvision family and of every timm module, with seeded weights. Each is compared with itself: as a copy, in channels "
+        "smallest of every torchvision family and of every timm module, with seeded weights. Each "
+        "is compared with itself: as a copy, in channels "
         "last with batches of two, and on devices with HF32, TF32, float16 and bfloat16 products, "
         "which this CPU emulates. Nothing was executed on an accelerator. Every port is right, so "
         "every verdict must be PASS. With random weights the evidence is weak.",
