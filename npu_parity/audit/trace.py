@@ -28,9 +28,9 @@ import pandas as pd
 
 from npu_parity.audit import derive
 from npu_parity.backends import heads
+from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError, first_line, shorten
 from npu_parity.evidence import manifest
-from npu_parity.numerics.formats import Numerics
 from npu_parity.report import origin, page, readme, results, summary, tables
 from npu_parity.verdict.judge import output_files
 
@@ -101,16 +101,18 @@ class Derived(results.Traced):
         figures = derive.compared(ours, theirs, found["task"], widths, maps)
         figures["criteria"] = derive.criteria(figures)
         if kind == "measured":
-            exact = Numerics.from_dict(found["numerics"]).is_exact and found["precision"] == "fp32"
-            predicted = self.outputs(f"{device}/predicted")
-            figures["explained"] = None if exact else derive.explained(theirs, predicted, ours)
+            predicted = f"{device}/predicted" if Device.from_dict(found).rounds else None
+            figures["explained"] = predicted and derive.explained(
+                theirs, self.outputs(predicted), ours
+            )
         return {"sha256": hashes, **figures}
 
     def _aligned(self, run: str, shapes: heads.Shapes) -> np.ndarray[Any, Any]:
         array = self.outputs(run)
         if run.endswith("/predicted"):
             return array
-        return heads.aligned(array, shapes, _json(self.folder / run / "run.json")["heads"])
+        theirs = _json(self.folder / run / "run.json")["heads"] or shapes
+        return heads.aligned(array, shapes, theirs)
 
 
 def _moved(system: results.System, by: int) -> results.System:

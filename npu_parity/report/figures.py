@@ -94,12 +94,13 @@ def scatter(system: System) -> Figure | None:
     for axes, run in zip(
         figure.subplots(1, len(measured), squeeze=False)[0], measured, strict=True
     ):
-        device = run.partition("/")[0]
-        predicted, kind = system.outputs(f"{device}/predicted"), "predicted error"
-        if np.array_equal(predicted, reference):
-            exact = f"{system.runs[0].partition('/')[0]}/exact"
-            predicted, kind = system.outputs(exact), "error of float32 itself"
-        x, y = (_errors(found, reference) for found in (predicted, system.outputs(run)))
+        expected, kind = run.replace("/measured", "/predicted"), "predicted error"
+        if expected not in system.runs:
+            expected, kind = (
+                system.runs[0].replace("/measured", "/exact"),
+                "error of float32 itself",
+            )
+        x, y = (_errors(system.outputs(found), reference) for found in (expected, run))
         step = math.ceil(x.size / MOST_POINTS)
         x, y = x[::step], y[::step]
         both = (x > 0) & (y > 0)
