@@ -50,21 +50,21 @@ lint: .venv/.ready
 	lint-imports
 	codespell
 	snakemake --lint
-	python scripts/readme.py --check README.md docs/*.md
+	python scripts/readme.py --check README.md README.zh.md docs/*.md
 
 # The pages of the documentation that are made from the code.
 docs: .venv/.ready
 	python docs/make.py thresholds
 	python docs/make.py api
 	snakemake --cores 1 --rulegraph mermaid-js all | python docs/make.py rulegraph
-	python scripts/readme.py README.md docs/*.md
+	python scripts/readme.py README.md README.zh.md docs/*.md
 
 # Which gate catches which porting fault: benchmarks/gate/results.json, docs/gate.md, README.
 gate: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE python benchmarks/gate/run.py
-	python scripts/readme.py README.md docs/*.md
+	python scripts/readme.py README.md README.zh.md docs/*.md
 
-# Is there a false alarm on any architecture? More than an hour; benchmarks/zoo.csv, docs/zoo.md.
+# Is there a false alarm on any architecture? About an hour; benchmarks/zoo.csv, docs/zoo.md.
 zoo-check: .venv/.ready
 	python benchmarks/zoo.py
 

@@ -2,12 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from npu_parity import cli
 from npu_parity.errors import ParityError
+
+if TYPE_CHECKING:
+    from npu_parity.report.about import About
+    from npu_parity.report.results import System
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -182,6 +186,118 @@ def audit(
     if found.contradictions:
         count = len(found.contradictions)
         raise ParityError(f"{report}: {count} of the relations between its figures cannot be true")
+
+
+Hub = Annotated[str, typer.Option(help="gitcode, modelers, modelscope or huggingface")]
+Language = Annotated[str, typer.Option(help="en or zh")]
+Config = Annotated[Path, typer.Option(help="the configuration; results/ is in the same folder")]
+
+
+@app.command()
+def card(
+    system: Annotated[str, typer.Argument(help="a system of the configuration (key of models)")],
+    hub: Hub = "gitcode",
+    language: Language = "en",
+    output: Annotated[Path | None, typer.Option(help="write to this file")] = None,
+    config: Config = Path("config.yaml"),
+) -> None:
+    """Print the card of SYSTEM with the front matter of a hub, from the results."""
+    from npu_parity import evidence
+    from npu_parity.report import cards
+
+    described, _, about = _described(system, config)
+    text = cards.card(described, about, hub, language)
+    if output:
+        evidence.write_text(output, text)
+    else:
+        print(text, end="")
+
+
+@app.command()
+def publish(
+    system: Annotated[str, typer.Argument(help="a system of the configuration (key of models)")],
+    to: Annotated[Path, typer.Option(help="a new or an empty folder")],
+    hub: Hub = "gitcode",
+    language: Language = "en",
+    upload: Annotated[str, typer.Option(help="OWNER/NAME on huggingface or modelscope")] = "",
+    yes: Annotated[
+        bool, typer.Option(help="upload now; without it, only say what would be")
+    ] = False,
+    config: Config = Path("config.yaml"),
+) -> None:
+    """Write the repository of a port: scripts, weights, evidence and a readme for a hub."""
+    from npu_parity.report import publish as publishing
+    from npu_parity.report import upload as uploading
+
+    if upload:
+        uploading.require(upload, hub)
+    described, whole, about = _described(system, config)
+    settings, devices = whole["models"][system], whole["devices"]
+    files = publishing.publish(described, settings, devices, about, to, hub, language)
+    size = sum((to / name).stat().st_size for name in files)
+    print(f"{to}: {len(files)} files; try: python {to}/inference.py --device {whole['reference']}")
+    what = f"{len(files)} files ({size / 2**20:.0f} MiB) to {hub}:{upload}"
+    if upload and yes:
+        uploading.upload(to, upload, hub, about.license_of(described.weights))
+        print(f"uploaded {what}")
+    elif upload:
+        print(f"dry run: would upload {what}; for that, remove {to} and run again with --yes")
+
+
+def _described(name: str, path: Path) -> "tuple[System, dict[str, Any], About]":
+    """Return a system with the runs that the results have, the configuration, and its texts."""
+    from npu_parity import config as configuration
+    from npu_parity.report import about, results
+
+    config = configuration.load(path)
+    settings = configuration.system(config, name, path)
+    folder = path.parent / "results" / name
+    planned = [
+        f"{device}/{run}"
+        for device in [config["reference"], *config["devices"]]
+        for run in ("predicted", "measured")
+        if (folder / device / run / "run.json").exists()
+    ]
+    runs = list(dict.fromkeys(planned))
+    if f"{config['reference']}/measured" not in runs:
+        raise ParityError(f"{folder} has no results of the reference: run `snakemake --cores 4`")
+    texts = about.read(settings["about"]) if "about" in settings else about.About()
+    return results.describe(folder, runs, settings), config, texts
+
+
+@app.command()
+def trace(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="README.md, tables, a page, or folders of results", show_default=False),
+    ] = None,
+) -> None:
+    """Derive every number in PATHS again from arrays and samples; default: README.md and results.
+
+    Exit code 1 if one does not match. It is named with both values, its place and its origin.
+    """
+    from npu_parity.audit.trace import trace as follow
+
+    default = [path for path in (Path("results"), Path("README.md")) if path.exists()]
+    for path, count in follow(paths or default):
+        print(f"{path}: {count:,} numbers")
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="a folder of results")],
+    new: Annotated[Path, typer.Argument(help="another, of another machine or version")],
+) -> None:
+    """Say which numbers, verdicts and conditions differ between two folders of results.
+
+    Exit code 0 if nothing but timings moved; 1 if a number, a verdict or the set of runs differs.
+    """
+    from npu_parity.audit.diff import diff as compare
+
+    found = compare(old, new)
+    print(*found.lines(), sep="\n")
+    if not found.only_timings:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -178,15 +178,23 @@ def check(config: Config, document: Document) -> None:
     if devices[reference]["precision"] != "fp32":
         text = f"found {devices[reference]['precision']}, but the reference must run in fp32"
         raise mistake(document, ("devices", reference, "precision"), text)
+    for name, settings in devices.items():
+        executes = BACKENDS[settings["backend"]].executes
+        if executes == ("dumps" in settings):
+            text = "the backend dumps needs the key 'dumps', and no other backend has it"
+            raise mistake(document, ("devices", name), text)
+    if not BACKENDS[devices[reference]["backend"]].executes:
+        raise mistake(document, ("reference",), f"{shortened(reference)} executes nothing here")
     reports = published.figures()
     for name, system in config["models"].items():
         place = ("models", name)
         if system.get("published", next(iter(reports))) not in reports:
             text = f"found {shortened(system['published'])}, expected one of {', '.join(reports)}"
             raise mistake(document, (*place, "published"), text)
-        if "labels" in system and evidence.find(system["labels"]) is None:
-            text = f"{shortened(system['labels'])}: {evidence.problem(system['labels'])}"
-            raise mistake(document, (*place, "labels"), text)
+        for key in ("labels", "about"):
+            if key in system and evidence.find(system[key]) is None:
+                text = f"{shortened(system[key])}: {evidence.problem(system[key])}"
+                raise mistake(document, (*place, key), text)
         task = system["task"]
         if task in ("features", "segmentation") and system["compared"] == "probabilities":
             raise mistake(document, place, f"task {task} has no probabilities")
@@ -210,6 +218,11 @@ def check_files(config: Config, document: Document) -> None:
                 if problem := evidence.problem(file):
                     text = f"{shortened(file)}: {problem}"
                     raise mistake(document, place, text)
+    for name, settings in config["devices"].items():
+        for dump in (dump_file(settings, system) for system in config["models"]):
+            if problem := dump and evidence.problem(dump):
+                text = f"{shortened(dump)}: {problem}"
+                raise mistake(document, ("devices", name, "dumps"), text)
 
 
 def _own_files(system: dict[str, Any], key: str) -> list[str]:
@@ -242,14 +255,31 @@ FILES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 }
 
 
+def dump_file(device: dict[str, Any], system: str) -> str | None:
+    """Return the file with the outputs of a system; None if the device executes networks itself."""
+    return device["dumps"].replace("{system}", system) if "dumps" in device else None
+
+
 def label_files(system: dict[str, Any]) -> list[str]:
     """Return the file of class names, if any."""
     return [str(labels.find(system["labels"]))] if "labels" in system else []
 
 
+def card_files(system: dict[str, Any]) -> list[str]:
+    """Return the files that a card depends on beside the results: class names and texts, if any."""
+    about = [str(evidence.find(system["about"]))] if "about" in system else []
+    return label_files(system) + about
+
+
 def shown(system: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a system's tables depend on. A change writes the tables again."""
     keys = ("compared", "labels", "published", "tables", "task")
+    return {key: value for key, value in system.items() if key in keys}
+
+
+def carded(system: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a system's card depends on. A change writes the card again."""
+    keys = ("about", "compared", "labels", "published", "task")
     return {key: value for key, value in system.items() if key in keys}
 
 
@@ -275,30 +305,32 @@ def runs(config: Config) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Return the runs (device, measured or predicted) of every system, and omitted devices.
 
     The reference comes first. A device is omitted, with the reason, if its ``measure`` is ``auto``
-    and this machine does not have it.
+    and this machine does not have it. A device that rounds nothing below float32 is not predicted,
+    because its prediction is the reference.
     """
     planned, left_out = [(config["reference"], "measured")], {}
     for name, settings in config["devices"].items():
         if name == config["reference"]:
             continue
-        reason = _device(settings).missing()
+        device = _device(settings)
+        reason = device.missing()
         if settings["measure"] == "auto" and reason:
             left_out[name] = reason
             continue
-        planned.append((name, "predicted"))
-        if settings["measure"] != "never":
-            planned.append((name, "measured"))
+        kinds = ["predicted"] * device.rounds + ["measured"] * (settings["measure"] != "never")
+        planned += [(name, kind) for kind in kinds]
+        if not kinds:
+            left_out[name] = "it computes in float32 and is never measured: nothing to predict"
     return planned, left_out
 
 
-def informative(config: Config, planned: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the runs for tables and pictures: no predictions of devices that do not round."""
-
-    def rounds(device: Device) -> bool:
-        return not device.numerics.is_exact or device.precision != "fp32"
-
-    devices = {name: _device(settings) for name, settings in config["devices"].items()}
-    return [(name, run) for name, run in planned if run == "measured" or rounds(devices[name])]
+def timed(config: Config, planned: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the runs that have a latency: those that this machine executes on the device."""
+    return [
+        (name, run)
+        for name, run in planned
+        if run == "measured" and BACKENDS[config["devices"][name]["backend"]].executes
+    ]
 
 
 def check_software(config: Config, planned: Collection[tuple[str, str]]) -> None:

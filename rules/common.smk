@@ -37,10 +37,8 @@ SYSTEMS = list(config["models"])
 PLANNED, LEFT_OUT = configuration.runs(config)
 RUNS = [f"{device}/{run}" for device, run in PLANNED]
 REFERENCE, *COMPARED = RUNS
-SHOWN = [
-    f"{device}/{run}" for device, run in configuration.informative(config, PLANNED)
-]
 MEASURED = [f"{device}/{run}" for device, run in PLANNED if run == "measured"]
+TIMED = [f"{device}/{run}" for device, run in configuration.timed(config, PLANNED)]
 
 # A torch_npu that cannot be imported would abort every job. With conda, jobs use another Python.
 try:

@@ -46,6 +46,6 @@ rule figure:
         "../envs/cpu.yaml"
     params:
         script=script("figure"),
-        options=program("figure", folder=in_system(), then=SHOWN),
+        options=program("figure", folder=in_system(), then=RUNS),
     shell:
         "python {params.script:q} --output={output:q} {params.options:q} 2> {log:q}"

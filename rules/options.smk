@@ -37,8 +37,9 @@ def program(name: str, *parts, reads=None, then=(), **named):
 
     Args:
         parts: lists of options.
-        reads: function of a system's settings that returns the user's own files. They count by
-            content: they are no inputs of the rule, so their names and times do not matter.
+        reads: function of a system's settings that returns the user's own files, of all systems if
+            the wildcards name none. They count by content: they are no inputs of the rule, so
+            their names and times do not matter.
         then: arguments without a name.
         named: options by name; a mapping becomes JSON.
     """
@@ -53,7 +54,12 @@ def program(name: str, *parts, reads=None, then=(), **named):
             text = value if isinstance(value, str) else json.dumps(value)
             found.append(f"--{key.replace('_', '-')}={text}")
         if reads:
-            files = reads(config["models"][wildcards.system])
+            system = wildcards.get("system")
+            files = [
+                file
+                for name in ([system] if system else SYSTEMS)
+                for file in reads(config["models"][name])
+            ]
             found.append(f"--reads={','.join(map(sha256, files))}")
         device = config["devices"].get(wildcards.get("device"))
         backends = {"cpu", device["backend"]} if device else ()
@@ -126,6 +132,16 @@ def from_file(wildcards) -> list[str]:
     return [f"--exported={file}"] if file else []
 
 
+def dumped(wildcards) -> list[str]:
+    """Return the options with the outputs of another tool, which count by content."""
+    file = configuration.dump_file(
+        config["devices"][wildcards.device], wildcards.system
+    )
+    if wildcards.run != "measured" or not file:
+        return []
+    return [f"--dumped={file}", f"--reads={sha256(file)}"]
+
+
 def in_system(file: str = ""):
     """Return a function of the wildcards: the folder of the system, or a file in it."""
     return lambda wildcards: os.path.join(f"results/{wildcards.system}", file).rstrip(
@@ -155,6 +171,11 @@ def has_port(wildcards) -> bool:
     return (
         wildcards.run == "measured" and "ported" in config["models"][wildcards.system]
     )
+
+
+def rounds(wildcards) -> bool:
+    """Return whether the device rounds below float32, so there is a prediction."""
+    return f"{wildcards.device}/predicted" in RUNS
 
 
 def ported(wildcards) -> list[str]:

@@ -46,6 +46,7 @@ rule outputs:
             on_device,
             ported,
             from_file,
+            dumped,
             reads=configuration.network_files,
             run=lambda wildcards: wildcards.run,
             batch=setting("batch"),

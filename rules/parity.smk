@@ -12,10 +12,15 @@ rule metrics:
         "results/{system}/inputs.json",
         f"results/{{system}}/{REFERENCE}/run.json",
         f"results/{{system}}/{EXACT}/run.json",
-        "results/{system}/{device}/predicted/run.json",
         reference=f"results/{{system}}/{REFERENCE}/outputs.npy",
         exact=f"results/{{system}}/{EXACT}/outputs.npy",
-        predicted="results/{system}/{device}/predicted/outputs.npy",
+        predicted=branch(
+            rounds,
+            then=expand(
+                "results/{{system}}/{{device}}/predicted/{file}",
+                file=["outputs.npy", "run.json"],
+            ),
+        ),
         hosted=branch(
             has_port,
             then=expand(

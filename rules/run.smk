@@ -24,6 +24,16 @@ def forget_hubs():
         os.remove(HUB_ANSWERS)
 
 
+def evaluate_when_a_job_ends():
+    """Remove the limit of jobs per second, which only a cluster needs.
+
+    With it, each job that ends starts a timer, and each timer starts the next one. After a hundred
+    jobs, Snakemake would look for ready jobs a hundred times a second, and latencies would suffer.
+    """
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
+
+
 def finish():
     """Insert the tables into the README, if there is one, and print the summary.
 
@@ -33,13 +43,16 @@ def finish():
         evidence.read_bytes("results/summary.json")
     except ParityError:
         return
-    if os.path.exists("README.md"):
-        shell("python {path:q} README.md", path=script("readme"))
+    if readmes := [
+        name for name in ("README.md", "README.zh.md") if os.path.exists(name)
+    ]:
+        shell("python {path:q} {readmes:q}", path=script("readme"))
     shell("python {path:q} results/summary.json", path=script("show"))
 
 
 onstart:
     forget_hubs()
+    evaluate_when_a_job_ends()
     logger.addHandler(Errors())
 
 

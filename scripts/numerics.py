@@ -29,7 +29,8 @@ def main(
     original = Original(checkpoints.load(weights_folder), array, device)
     with device.configured() as target:
         probed = original.probe(target)
-    found = original.distances(heads.aligned(measured, original.shapes, sidecar["heads"]))
+    theirs = sidecar["heads"] or original.shapes  # outputs from a file have no names
+    found = original.distances(heads.aligned(measured, original.shapes, theirs))
     evidence.write_sidecar(output, {"found": nearest(found), "distances": found, "probe": probed})
 
 

@@ -22,6 +22,9 @@ def main(
     device: cli.Device = "cpu",
     ported: cli.Ported = "",
     exported: cli.Exported = None,
+    dumped: Annotated[
+        Path | None, typer.Option(help="outputs of another tool, .npy; nothing is executed")
+    ] = None,
     batch: Annotated[int, typer.Option(help="number of inputs in one forward pass")] = 1,
     also: Annotated[list[int] | None, typer.Argument(help="other batch sizes to compare")] = None,
     threads: cli.Threads = 1,
@@ -30,17 +33,21 @@ def main(
     from npu_parity.backends import outputs
     from npu_parity.backends.precision import narrow
     from npu_parity.sources import checkpoints
+    from npu_parity.verdict import arrays
 
     array = evidence.read_inputs(inputs)
     used = device.use_threads(threads)
     place = device if run == "measured" else Device("cpu")
     place.implementation.seed(SEED)
+    found = {"precision": device.precision}
     if exported:
         model = place.implementation.opened(exported)
     else:
         model = checkpoints.load(weights_folder, ported or None)
-    found = {"precision": device.precision}
-    if run == "measured":
+    if dumped:
+        result = arrays.read_dump(dumped, len(array))
+        found |= arrays.UNSEEN
+    elif run == "measured":
         measured, found["repeated"] = outputs.measure_repeatedly(
             model, array, device, batch, also or ()
         )
@@ -57,6 +64,7 @@ def main(
     with place.configured():
         switches = place.implementation.found_switches(place.numerics)
     digest = evidence.write_array(output, result)
+    files = {"exported": exported, "dumped": dumped}
     evidence.write_sidecar(
         output.with_name("run.json"),
         {
@@ -74,7 +82,7 @@ def main(
                 "weights": evidence.sha256(weights_folder / "weights.safetensors"),
                 "inputs": evidence.sha256(inputs),
                 "outputs": digest,
-                **({"exported": evidence.sha256(exported)} if exported else {}),
+                **{name: evidence.sha256(file) for name, file in files.items() if file},
             },
         },
     )

@@ -74,7 +74,10 @@ SMALL = CONFIG | {
 }
 AS_MAKE = ("--logger", "rich", "--cores", "4")  # the options of the Makefile
 # Results that hold timings: latency.json, and what is made from it.
-TIMED = re.compile(r"(.*/latency\.json|results/summary\.json|results/tables/(?!overview)\w+\.md)")
+TIMED = re.compile(
+    r"(.*/latency\.json|.*/card(\.zh)?\.md|results/(summary\.json|report\.html)"
+    r"|results/tables/(?!overview)\w+\.md)"
+)
 
 
 @dataclass

@@ -20,6 +20,9 @@ PARAMETERS = {  # as the documents of the systems state them
     "convnextv2_atto": 3_387_400,
     "svhn": 42_868_734,
     "efficientnet_lite0": 4_652_008,
+    "efficientnet_lite1": 5_416_680,
+    "efficientnet_lite2": 6_092_072,
+    "svhn_digit": 815_018,
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from npu_parity.backends.device import Device
-from npu_parity.check import Original, check_port
+from npu_parity.check import TELLING, Original, check_port
 from npu_parity.errors import ParityError
 from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import PRESETS, Numerics
@@ -324,3 +324,11 @@ def test_numerics_may_be_given_in_any_way(reference, inputs, numerics, expected)
 def test_device_may_be_a_configured_one(reference, inputs):
     device = Device("cpu", Numerics(conv="hf32"))
     assert Original(reference, inputs, device).promised == HF32
+
+
+def test_the_first_inputs_show_the_format_of_a_device():
+    inputs = np.random.default_rng(1).standard_normal((TELLING + 4, 3, 8, 8), dtype=np.float32)
+    original = Original(nn.Conv2d(3, 4, 3).eval(), inputs, "npu")
+    assert {len(p) for p in original.predictions.values()} == {TELLING}
+    distances = original.distances(original.runs.predicted * np.float32(1 + 1e-6))
+    assert min(distances, key=distances.get) == "hf32"

@@ -12,7 +12,12 @@ from npu_parity.backends.device import BACKENDS
 from npu_parity.evidence.document import Document
 from npu_parity.sources import images, weights
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "README.zh.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 TABLE = re.findall(
     r"^\| ([^|]+) \| ([^|]*`[^|]+) \|[^|]*\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
 )

@@ -26,7 +26,8 @@ from npu_parity.errors import ParityError
 
 UV = shutil.which("uv") or shutil.which("uv", path=ROOT / ".uv/bin")
 needs_uv = pytest.mark.skipif(UV is None, reason="needs uv")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, GROUPS = PYPROJECT["project"], PYPROJECT["dependency-groups"]
 EXTRAS = PROJECT["optional-dependencies"]
 REGISTERS = b"pinned_reserve_segment_size_mb getMutableKeys"  # what torch allows only once
 
@@ -666,6 +667,7 @@ def test_conda_files_list_what_the_project_needs(name):
     found = {line for line in pip["pip"] if not line.startswith("--")}
     # The programs do not use Snakemake; an extra replaces torch and torchvision.
     common = {need for need in PROJECT["dependencies"] if not re.match("snakemake|torch", need)}
+    common |= set(GROUPS["witnesses"])
     extra = {"cpu": EXTRAS["cpu"], "npu": EXTRAS["npu-cann9"]}.get(name)
     extra = extra or [need.partition(" ; ")[0] for need in EXTRAS["cpu"] if "!=" in need]
     assert found == common | set(extra)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import runpy
 import struct
 import sys
@@ -450,3 +451,17 @@ def test_mistake_is_one_line_and_leaves_no_file(folder, program):
     done = program("random:0", "--architecture", "x", "--output", "inputs.npy")
     assert done == (1, "", "error: input random:0: found '0', expected a number from 1 to 999999\n")
     assert not list(folder.iterdir())
+
+
+def test_an_image_of_a_package():
+    source = "package:scikit-image/skimage/data/chelsea.png"
+    (found,) = collect([source], SHAPE)
+    (same,) = collect(["skimage:chelsea"], SHAPE)
+    assert (found.name, found.source, found.sha256) == ("chelsea", source, same.sha256)
+    for wrong, said in {
+        "package:scikit-image": "expected package:DISTRIBUTION/FILE",
+        "package:no-such-thing/a.png": "no-such-thing is not installed",
+        "package:scikit-image/skimage/../x.png": "scikit-image has no file 'skimage/../x.png'",
+    }.items():
+        with pytest.raises(ParityError, match=re.escape(said)):
+            list(collect([wrong], SHAPE))

@@ -284,7 +284,17 @@ def test_background_is_a_key_of_the_configuration(folder, background, fits):
 
 
 @pytest.mark.parametrize(
-    "name", ["bird_species", "resnet34", "efficientnet_b0", "convnextv2_atto", "efficientnet_lite0"]
+    "name",
+    [
+        "bird_species",
+        "resnet34",
+        "efficientnet_b0",
+        "convnextv2_atto",
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+        "svhn_digit",
+    ],
 )
 def test_the_inputs_of_the_projects_systems_stay(name, folder):
     """The array has the bytes of the committed run, whatever the defaults of the weights are."""

@@ -6,8 +6,10 @@ import torch
 import torchvision
 from torch import nn
 
+from npu_parity.verdict import program
 from npu_parity.verdict.answers import Program
 from npu_parity.verdict.program import compare
+from npu_parity.verdict.recording import record
 
 
 def differences(*networks_and_inputs):
@@ -412,3 +414,14 @@ def test_a_cast_shows_also_where_it_changes_no_value(block):
     port.load_state_dict(block.state_dict())
     found = compare(block, port, TOKENS.half().float())
     assert found.same is False and "gives float16" in found.differences[0]
+
+
+def test_a_program_keeps_no_computed_tensor(network, image):
+    """The memory of a comparison does not hold the activations of two networks."""
+    step = program._steps(record(network, image), network)[-1]
+    assert all(result.device.type == "meta" for result in step.results)
+    operands = [v for v in step.arguments.values() if isinstance(v, program._Operand)]
+    assert [v.tensor.device.type for v in operands] == [
+        "cpu" if v.source is None else "meta" for v in operands
+    ]
+    assert len({v.source is None for v in operands}) == 2, "a weight and an activation"

@@ -121,6 +121,34 @@ def test_missing_readme_is_no_traceback(folder):
     assert status == 2 and "other.md" in text and "Traceback" not in text
 
 
+def structure(text):
+    """What the pages of both languages share: all but the prose."""
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    lines = text.splitlines()
+    return {
+        "headings": re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M),
+        "links": [link.replace(".zh.md", ".md") for link in links],
+        "code": re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL),
+        "tables": [line.count("|") for line in lines if line.startswith("|")],
+        "bullets": sum(line.startswith("- ") for line in lines),
+        "spliced": re.findall(r"<!-- from .*?<!-- end -->", text, re.DOTALL),
+    }
+
+
+def test_both_readmes_have_the_same_structure():
+    english, chinese = (
+        structure((ROOT / name).read_text(encoding="utf-8"))
+        for name in ("README.md", "README.zh.md")
+    )
+    for part, found in english.items():
+        assert found == chinese[part] and found, part
+
+
+def test_the_readmes_lead_to_each_other():
+    assert "](README.zh.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "](README.md)" in (ROOT / "README.zh.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="needs the weights of a finished run")
 def test_example_prints_what_the_readme_shows():
     """Word by word, but for figures that depend on the CPU."""

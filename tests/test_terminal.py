@@ -109,3 +109,13 @@ def test_the_makefile_uses_these_options():
     makefile = (ROOT / "Makefile").read_text()
     assert "LOGGER := $(if $(VERBOSE),,--logger rich)" in makefile
     assert "snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all" in makefile
+
+
+def test_ready_jobs_are_looked_for_only_when_a_job_ends(base, tmp_path):
+    """Otherwise Snakemake itself uses a CPU in long runs, and the latencies are marked as busy."""
+    project = base.copy(tmp_path)
+    for file in ("cpu/measured/latency.json", "npu/predicted/metrics.json", "divergence.svg"):
+        (project.folder / "results/net" / file).unlink()
+    output = project.run("--verbose", "--cores", "1", "all").stdout
+    (jobs,) = {int(n) for n in re.findall(r"\d+ of (\d+) steps", output)}
+    assert 0 < len(re.findall(r"^Ready jobs: ", output, re.MULTILINE)) <= jobs

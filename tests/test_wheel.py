@@ -56,7 +56,13 @@ def python(installed, *arguments, folder=None):
 def test_it_holds_the_package_and_nothing_else(installed):
     tops = {path.name for path in (installed / "site").iterdir()}
     assert {name for name in tops if not name.endswith(".dist-info")} == {"npu_parity"}
-    for name in ("config.schema.yaml", "data/published.yaml", "data/imagenet_1k.txt"):
+    for name in (
+        "config.schema.yaml",
+        "data/published.yaml",
+        "data/imagenet_1k.txt",
+        "report/templates/page.html",
+        "report/templates/page.zh.yaml",
+    ):
         assert (installed / "site/npu_parity" / name).is_file()
 
 

@@ -37,6 +37,7 @@ def after(*systems):
             f"divergence {s} npu predicted",
             f"figure {s}",
             f"table {s}",
+            f"card {s}",
         )
     }
 
@@ -64,6 +65,7 @@ def test_files_of_the_contract(base):
     for name in ("noise", "photo"):
         expected |= {
             f"results/tables/{name}.md",
+            *(f"results/{name}/{card}.md" for card in ("card", "card.zh")),
             *(f"results/{name}/{kind}" for kind in ("weights.safetensors", "weights.json")),
             *(f"results/{name}/{kind}" for kind in ("inputs.npy", "inputs.json")),
             *(f"results/{name}/{r}/{k}" for r in runs for k in ("outputs.npy", "run.json")),
@@ -213,7 +215,7 @@ def changed_by_hand(file):
     return change
 
 
-TABLES = {"table noise", "table photo", "summary"}
+TABLES = {f"{kind} {s}" for kind in ("table", "card") for s in CONFIG["models"]} | {"summary"}
 DIVERGENCE = {
     job for s in CONFIG["models"] for job in (f"divergence {s} npu predicted", f"figure {s}")
 }
@@ -245,7 +247,7 @@ CHANGES = {
         TABLES | {f"latency {s} cpu" for s in CONFIG["models"]},
     ),
     "tables": (setting("models.noise.tables", ["provenance"]), {"table noise", "summary"}),
-    "labels": (appended("work/labels.txt", "\nk"), {"table photo"}),
+    "labels": (appended("work/labels.txt", "\nk"), {"table photo", "card photo"}),
     "new system": (
         setting(
             "models.added",
@@ -291,7 +293,7 @@ CHANGES = {
         exchanged("tiny.py", more),
         {"weights noise", "weights photo"} | after("noise", "photo"),
     ),
-    "labels for older ones": (exchanged("labels.txt", more), {"table photo"}),
+    "labels for older ones": (exchanged("labels.txt", more), {"table photo", "card photo"}),
     "seed, memory gone": (
         forgotten(setting("models.noise.weights", ["seed:3"])),
         {"weights noise"} | after("noise"),
@@ -312,7 +314,8 @@ CHANGES = {
     "a figure changed by hand": (
         changed_by_hand("results/noise/npu/predicted/metrics.json"),
         {"metrics noise npu predicted"}
-        | {"divergence noise npu predicted", "figure noise", "table noise", "summary"},
+        | {"divergence noise npu predicted", "figure noise"}
+        | {"table noise", "card noise", "summary"},
     ),
     "nothing, files only touched": (touched("*/**/*.p[yn]*"), set()),
 }
@@ -338,16 +341,12 @@ def test_a_change_runs_again_what_it_touches(plans, name):
 
 
 def test_a_template_counts_as_code(project):
-    """Of a report that is made from one: only the tables are written again."""
-    package = project.repository / "npu_parity" / "report"
-    (package / "templates").mkdir()
-    appended("repository/npu_parity/report/tables.py", '\nTEMPLATES = "templates"\n')(project)
-    (package / "templates" / "card.md").write_text("a card")
-    tables = ["results/tables/noise.md", "results/tables/photo.md"]
-    project.succeed(*tables)
-    assert "Nothing to be done" in project.succeed(*tables)
-    (package / "templates" / "card.md").write_text("another card")
-    assert project.plan(*tables) == {"table noise", "table photo"}
+    """Of the cards, which are made from one: only they are written again."""
+    appended("repository/npu_parity/report/templates/card.zh.md", "。\n")(project)
+    assert project.plan() == {"card noise", "card photo"}
+    project.succeed()
+    assert (project.folder / "results/noise/card.zh.md").read_text().endswith("。\n")
+    assert project.plan() == set()
 
 
 def test_a_changed_seed_is_carried_out(project):

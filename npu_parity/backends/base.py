@@ -32,6 +32,8 @@ class Backend(ABC):
         hint: what to do if torch finds no such device.
         questions: the questions of the verdict that the device can answer.
         exports: whether it executes an exported file and not the modules of torch.
+        executes: whether it executes networks here. Otherwise their outputs come from files, and
+            there is no latency.
     """
 
     name: ClassVar[str]
@@ -40,6 +42,7 @@ class Backend(ABC):
     hint: ClassVar[str]
     questions: ClassVar[frozenset[int]] = frozenset({1, 2, 3, 4})
     exports: ClassVar[bool] = False
+    executes: ClassVar[bool] = True
 
     @abstractmethod
     def missing(self, numerics: Numerics) -> str | None:

@@ -25,6 +25,7 @@ BACKENDS = Registry(
         "onnxruntime": "npu_parity.backends.onnxruntime:OnnxRuntime",
         "onnxruntime_cann": "npu_parity.backends.onnxruntime:OnnxRuntimeCann",
         "onnxruntime_cuda": "npu_parity.backends.onnxruntime:OnnxRuntimeCuda",
+        "dumps": "npu_parity.backends.dumps:Dumps",
     },
 )
 
@@ -68,6 +69,11 @@ class Device:
         """The backend's object; ParityError if the name is unknown."""
         found: Backend = BACKENDS[self.backend]()
         return found
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it rounds below float32, so that there is an error to predict."""
+        return not self.numerics.is_exact or self.precision != "fp32"
 
     def missing(self) -> str | None:
         """Return why this machine cannot measure the device; None if it seems able to.

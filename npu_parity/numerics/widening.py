@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
+from npu_parity.numerics import depthwise
 from npu_parity.numerics.dispatch import Operators
-from npu_parity.numerics.schema import computes_nothing
+from npu_parity.numerics.schema import computes_nothing, mapped
 
 WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
@@ -36,13 +36,13 @@ class Widening(Operators):
         """Run one operator with wide operands. Leave out assertions: they are of float32."""
         if computes_nothing(func):
             return func(*args, **kwargs) if "record" in func.name() else None
-        return self.run_wide(func, *tree_map(self._widened, (args, kwargs)))
+        return self.run_wide(func, *mapped(self._widened, (args, kwargs)))
 
     def run_wide(
         self, func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run one operator, whose operands are wide."""
-        return func(*args, **kwargs)
+        return depthwise.run(func, args, kwargs)
 
     def _widened(self, value: Any) -> Any:
         if isinstance(value, torch.dtype):

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from numpy.typing import NDArray
 
 from npu_parity import evidence
+from npu_parity.backends.device import BACKENDS
 from npu_parity.errors import ParityError
+from npu_parity.report import origin
 from npu_parity.sources import labels
 from npu_parity.verdict import published
 from npu_parity.verdict.divergence import Step, first_beyond
 from npu_parity.verdict.envelope import ENVELOPE
 
 PUBLISHED = "npu published"
+PUBLISHED_FILE = "npu_parity/data/published.yaml"
 
 
 @dataclass(frozen=True)
@@ -56,27 +60,45 @@ class System:
             return "probabilities"
         return "features" if self.task == "features" else "logits"
 
+    def read(self, name: str) -> Any:
+        """Read a JSON file of the folder."""
+        return evidence.read_json(self.folder / name)
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """Read a CSV file of the folder, one row for each operator."""
+        # A module's name may be a number.
+        return evidence.read_table(self.folder / name, dtype={"module": str, "operator": str})
+
+    def outputs(self, run: str) -> NDArray[Any]:
+        """Read ``outputs.npy`` of a run, float (inputs, columns)."""
+        return evidence.read_array(self.folder / run / "outputs.npy")
+
     @cached_property
     def weights(self) -> dict[str, Any]:
         """``weights.json``."""
-        found: dict[str, Any] = evidence.read_json(self.folder / "weights.json")
+        found: dict[str, Any] = self.read("weights.json")
         return found
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """``inputs.json``."""
-        found: dict[str, Any] = evidence.read_json(self.folder / "inputs.json")
+        found: dict[str, Any] = self.read("inputs.json")
         return found
 
     @cached_property
     def run(self) -> dict[str, dict[str, Any]]:
         """``run.json`` of every run."""
-        return {r: evidence.read_json(self.folder / r / "run.json") for r in self.runs}
+        return {r: self.read(f"{r}/run.json") for r in self.runs}
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:
         """``metrics.json`` of every run except the reference."""
-        return {r: evidence.read_json(self.folder / r / "metrics.json") for r in self.runs[1:]}
+        return {r: self.read(f"{r}/metrics.json") for r in self.runs[1:]}
+
+    @property
+    def measured(self) -> list[str]:
+        """The runs that were executed on their device."""
+        return [r for r in self.runs if r.endswith("/measured")]
 
     @property
     def comparable(self) -> dict[str, dict[str, Any]]:
@@ -86,13 +108,12 @@ class System:
     @cached_property
     def operators(self) -> dict[str, pd.DataFrame]:
         """``operators.csv`` of every measured run."""
-        measured = [r for r in self.runs if r.endswith("/measured")]
-        return {r: _by_operator(self.folder / r / "operators.csv") for r in measured}
+        return {r: self.rows(f"{r}/operators.csv") for r in self.measured}
 
     @cached_property
     def divergence(self) -> dict[str, list[Step]]:
         """``divergence.csv`` of every run except the reference."""
-        frames = {r: _by_operator(self.folder / r / "divergence.csv") for r in self.runs[1:]}
+        frames = {r: self.rows(f"{r}/divergence.csv") for r in self.runs[1:]}
         return {
             run: [Step.from_row(row) for row in frame.to_dict("records")]
             for run, frame in frames.items()
@@ -107,9 +128,9 @@ class System:
 
     @cached_property
     def latency(self) -> dict[str, dict[str, Any]]:
-        """``latency.json`` of every measured run."""
-        measured = [r for r in self.runs if r.endswith("/measured")]
-        return {r: evidence.read_json(self.folder / r / "latency.json") for r in measured}
+        """``latency.json`` of every run that this machine executed on the device."""
+        executed = [r for r in self.measured if BACKENDS[self.run[r]["backend"]].executes]
+        return {r: self.read(f"{r}/latency.json") for r in executed}
 
     def label(self, index: int) -> str:
         """Return the name of a class, or its number if there are no names.
@@ -126,9 +147,28 @@ class System:
         return self.labels[index]
 
 
-def _by_operator(path: Path) -> pd.DataFrame:
-    """Read a table with one row for each operator. A module's name may be a number."""
-    return evidence.read_table(path, dtype={"module": str, "operator": str})
+class Traced(System):
+    """A system whose numbers carry their origin, see `npu_parity.report.origin`."""
+
+    def read(self, name: str) -> Any:
+        """Read a JSON file of the folder, with the origin of every number."""
+        return origin.track(super().read(name), str(self.folder / name))
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """Read a CSV file of the folder, with the origin of every float."""
+        return with_origins(super().rows(name), str(self.folder / name))
+
+
+def with_origins(frame: pd.DataFrame, file: str) -> pd.DataFrame:
+    """Return the rows of a CSV file with the origin of every float, as ``FILE#COLUMN[ROW]``."""
+    tracked = {
+        str(name): pd.Series(
+            [origin.Figure(x, f"{file}#{name}[{row}]") for row, x in enumerate(column)],
+            dtype=object,
+        )
+        for name, column in frame.select_dtypes("float").items()
+    }
+    return frame.assign(**tracked)
 
 
 def short(operator: str) -> str:
@@ -141,13 +181,18 @@ def title(run: str) -> str:
     return run.replace("/", " ")
 
 
-def describe(folder: Path, runs: list[str], settings: dict[str, Any]) -> System:
+def describe(
+    folder: Path, runs: list[str], settings: dict[str, Any], of: type[System] = System
+) -> System:
     """Return the system of `folder` with the table settings of its configuration."""
     document = settings.get("published")
-    return System(
+    printed = published.figures()[document] if document else {}
+    if issubclass(of, Traced):
+        printed = origin.track(printed, PUBLISHED_FILE, document or "")
+    return of(
         folder=folder,
         runs=runs,
-        published=published.figures()[document] if document else {},
+        published=printed,
         criterion=document,
         compared=settings["compared"],
         task=settings["task"],

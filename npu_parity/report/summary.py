@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from npu_parity.report.results import System
+from npu_parity.report.results import PUBLISHED_FILE, System
 from npu_parity.report.tables import NONE, judged, markdown, metric, number, precision, spread
 from npu_parity.verdict import criteria
 
@@ -120,6 +120,11 @@ def table(rows: list[dict[str, Any]], left_out: dict[str, str]) -> str:
 DIFFERENCES = {"max_abs_error": "max abs", "one_minus_cosine": "1 − cos"}
 
 
+def difference(published: dict[str, Any] | None) -> str:
+    """Return the key of the difference that an overview shows of a system."""
+    return next(key for key in DIFFERENCES if not published or published[key] is not None)
+
+
 def overview(rows: list[dict[str, Any]]) -> str:
     """Return the README's table as Markdown: one line for each system, five columns."""
     lines = []
@@ -128,13 +133,13 @@ def overview(rows: list[dict[str, Any]]) -> str:
         published = [row for row in of_system if row["run"] == "published"]
         compared = [row for row in of_system if row["verdict"]]
         predicted = [row for row in compared if row["run"] == "predicted"]
-        keys = [key for key in DIFFERENCES if not published or published[0][key] is not None]
+        key = difference(published[0] if published else None)
         lines.append(
             {
                 "System": name,
                 "Weights": "trained" if of_system[0]["pretrained"] else "random",
-                "Predicted difference": _differences(predicted, keys[0]),
-                "Published difference": _differences(published, keys[0]),
+                "Predicted difference": _differences(predicted, key),
+                "Published difference": _differences(published, key),
                 "Verdict": "; ".join(f"{row['device']}: {_verdict(row)}" for row in compared),
             }
         )
@@ -188,7 +193,7 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
             else None
         )
         files = ["run.json"] + ["metrics.json"] * bool(found)
-        files += ["operators.csv", "latency.json"] * bool(timed)
+        files += ["operators.csv"] * (run in system.operators) + ["latency.json"] * bool(timed)
         row["files"] = [str(system.folder / run / file) for file in files]
         rows.append(row)
     if system.published:
@@ -205,7 +210,7 @@ def _published_row(system: System) -> dict[str, Any]:
     row["criterion"] = criteria.CRITERIA[system.criterion].judge(printed)
     printed_times = system.published.get("latency", {}).get("npu", {})
     row["latency"] = {k: v for k, v in printed_times.items() if k != "throughput"} or None
-    return row | {"files": ["npu_parity/data/published.yaml"]}
+    return row | {"files": [PUBLISHED_FILE]}
 
 
 def _compared(system: System, found: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +228,7 @@ def _operators(checked: pd.DataFrame | None) -> dict[str, Any] | None:
     """
     if checked is None:
         return None
-    largest = float(checked["max_error_of_bound"].max())
+    largest = checked["max_error_of_bound"].max()
     return {
         "checked": int(checked["result"].notna().sum()),
         "failed": int((checked["result"] == "FAIL").sum()),

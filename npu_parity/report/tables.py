@@ -325,7 +325,7 @@ SECTIONS: dict[str, Section] = {
 
 def report(system: System, sections: list[str]) -> str:
     """Return a system's tables as one Markdown text, each with its source files."""
-    parts = [f"# {system.name}", _about(system), *_judged(system)]
+    parts = [f"# {system.name}", about(system), *_judged(system)]
     for section in (SECTIONS[name] for name in sections):
         frame = section.table(system)
         shown = [markdown(frame)] * (not frame.empty)
@@ -333,7 +333,7 @@ def report(system: System, sections: list[str]) -> str:
             link = f"../{system.name}/{section.picture}"
             shown.insert(0, f"![{section.heading}: {system.name}]({link})")
         if shown:
-            parts += [f"## {section.heading}", *shown, _sources(system, section.file)]
+            parts += [f"## {section.heading}", *shown, _from(system, section.file)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -368,7 +368,8 @@ def _answer(system: System, one: dict[str, Any], side: str) -> str:
     return system.label(best[0][0]) if best else NONE
 
 
-def _about(system: System) -> str:
+def about(system: System) -> str:
+    """Return a sentence on the architecture, the weights and the inputs of a system."""
     w = system.weights
     kind = "pretrained" if w["pretrained"] else "seeded, not trained"
     state = f", state `{w['state']}`" if w.get("state") else ""
@@ -398,11 +399,14 @@ def _judged(system: System) -> list[str]:
     return ["\n".join(lines)] if system.metrics else []
 
 
-def _sources(system: System, file: str) -> str:
+def sources(system: System, file: str) -> list[str]:
+    """Return the files that a table with this source file in each run is made from."""
     if file == "weights.json":
-        files = [system.folder / file]
-    else:
-        runs: dict[str, dict[str, Any]] = {"run.json": system.run, "latency.json": system.latency}
-        runs |= {"operators.csv": system.operators}
-        files = [system.folder / run / file for run in runs.get(file, system.metrics)]
-    return "From " + ", ".join(f"`{path}`" for path in files) + "."
+        return [str(system.folder / file)]
+    runs: dict[str, dict[str, Any]] = {"run.json": system.run, "latency.json": system.latency}
+    runs |= {"operators.csv": system.operators}
+    return [str(system.folder / run / file) for run in runs.get(file, system.metrics)]
+
+
+def _from(system: System, file: str) -> str:
+    return "From " + ", ".join(f"`{path}`" for path in sources(system, file)) + "."

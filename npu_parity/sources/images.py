@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from npu_parity.errors import ParityError, shorten
-from npu_parity.sources import own
+from npu_parity.sources import own, packages
 from npu_parity.sources.decoding import WHITE, Colour
 from npu_parity.sources.inputs import Data, Input, Shape, Source, read_image
 
@@ -43,6 +43,20 @@ class Photograph(Source):
     def inputs(self, shape: Shape, background: Colour) -> Iterator[Input]:
         """Yield the photograph."""
         yield read_image(photograph_path(self.rest), self.text, name=self.rest)
+
+
+class Packaged(Source):
+    """An image of an installed Python package: ``package:DISTRIBUTION/FILE``."""
+
+    def __init__(self, text: str, rest: str):
+        super().__init__(text, rest)
+        if not packages.fits(rest):
+            raise self.mistake(f"expected package:{packages.FORM}")
+
+    def inputs(self, shape: Shape, background: Colour) -> Iterator[Input]:
+        """Yield the image."""
+        path, _, _ = packages.locate(self.rest, f"input {shorten(self.text, 150)}")
+        yield read_image(path, self.text, background, name=path.stem)
 
 
 class Generated(Source):
@@ -90,6 +104,7 @@ class Random(Generated):
 # The only list of kinds. A new kind needs a class, and a line here. Any other source is a path.
 KINDS: dict[str, type[Source]] = {
     "skimage": Photograph,
+    "package": Packaged,
     "synthetic": Synthetic,
     "random": Random,
 }
@@ -109,9 +124,10 @@ def collect(sources: list[str], shape: Shape, background: Colour = WHITE) -> Ite
     """Yield the inputs of `sources`, in order.
 
     Args:
-        sources: ``skimage:NAME`` (a photograph), ``synthetic:N`` (images of smooth blobs and
-            grain), ``random:N`` (standard normal samples without preprocessing), or a path, see
-            `own.Files`, `own.Listed` and `own.Arrays`.
+        sources: ``skimage:NAME`` (a photograph), ``package:DISTRIBUTION/FILE`` (an image),
+            ``synthetic:N`` (images of smooth blobs and grain), ``random:N`` (standard normal
+            samples without preprocessing), or a path, see `own.Files`, `own.Listed` and
+            `own.Arrays`.
         shape: (3, H, W), the network's input shape, for synthetic and random inputs and arrays.
         background: the colour under transparent pixels.
 

@@ -1,7 +1,6 @@
 """The kinds of sources of weights. Each is one class: it parses its text and gives tensors."""
 
 import fnmatch
-import importlib.metadata
 import os
 import re
 from abc import ABC, abstractmethod
@@ -21,6 +20,7 @@ from npu_parity.sources import (
     hubs,
     images,
     lock,
+    packages,
     repositories,
 )
 
@@ -200,24 +200,16 @@ class Hub(FileSource):
 class Package(FileSource):
     """A file of an installed Python package."""
 
-    form = "DISTRIBUTION/FILE"
+    form = packages.FORM
 
     def fits(self) -> bool:
         """Return whether `rest` names a file of a package."""
-        return re.fullmatch(r"[\w.-]+/.+", self.rest) is not None
+        return packages.fits(self.rest)
 
     def file(self, wanted: Wanted, unreachable: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
         """Return the file; ParityError if the package is not installed or has no such file."""
-        name, _, file = self.rest.partition("/")
-        try:
-            distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            raise ParityError(
-                f"weights source package:{self.rest}: {name} is not installed; run `uv sync`"
-            ) from None
-        if file not in {str(f) for f in distribution.files or ()}:
-            raise ParityError(f"weights source package:{self.rest}: {name} has no file {file!r}")
-        return Path(str(distribution.locate_file(file))), {"repo": name, "file": file}
+        path, name, file = packages.locate(self.rest, f"weights source package:{self.rest}")
+        return path, {"repo": name, "file": file, "license": packages.license_of(name)}
 
 
 class Local(FileSource):

@@ -22,7 +22,7 @@ PIN = re.compile(r"(?P<name>[^#\n]*)(#sha256=(?P<pin>[0-9a-f]{64}))?")
 
 # What weights.json says about a source that has no such thing.
 NOTHING: dict[str, Any] = {
-    **dict.fromkeys(("repo", "revision", "file", "file_sha256", "cache")),
+    **dict.fromkeys(("repo", "revision", "file", "file_sha256", "cache", "license")),
     "pretrained": True,
     "seed": None,
     "seeded_tensors": [],

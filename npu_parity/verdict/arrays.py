@@ -53,6 +53,34 @@ def read_outputs(path: Path) -> NDArray[Any]:
     return flat.astype(np.result_type(flat.dtype, np.float32))
 
 
+# What a run's sidecar says of outputs from a file. They have the order of the reference's heads.
+UNSEEN: dict[str, Any] = {
+    "heads": None,
+    "notes": [],
+    "repeated": {"again": 0.0, "batches": {}, "failed": list(UNKNOWN)},
+}
+
+
+def read_dump(path: Path, count: int) -> NDArray[np.float32]:
+    """Return the outputs that another tool computed for a system, as float32 (inputs, columns).
+
+    Args:
+        path: an ``.npy`` file.
+        count: the number of inputs.
+
+    Raises:
+        ParityError: the file cannot be used, see `read_outputs`, or has another number of rows.
+    """
+    found = read_outputs(path)
+    if len(found) != count:
+        raise ParityError(
+            f"{path}: found {len(found)} rows, expected {count}: one for each input, in the order "
+            "of inputs.json"
+        )
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32)
+
+
 def read_arrays(
     reference: Path,
     device_outputs: Path,

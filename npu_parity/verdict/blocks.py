@@ -36,6 +36,24 @@ def blocks(shape: Sequence[int]) -> Iterator[Index]:
             yield *start, slice(i, min(i + step, shape[axis]))
 
 
+def within(small: Tensor, index: Index, ndim: int) -> Tensor:
+    """Return the part of a tensor that broadcasts to the indexed part of another.
+
+    It has the dimensions of `small`, so that no step repeats equal values.
+
+    Args:
+        small: a tensor that broadcasts to the other one.
+        index: a part of the other one, as `blocks` yields it.
+        ndim: the number of dimensions of the other one.
+
+    >>> within(torch.ones(3, 1), (slice(0, 1), slice(1, 2)), 3).shape
+    torch.Size([1, 1])
+    """
+    every = (*index, *[slice(None)] * (ndim - len(index)))[ndim - small.ndim :]
+    chosen = zip(small.shape, every, strict=True)
+    return small[tuple(slice(None) if size == 1 else part for size, part in chosen)]
+
+
 class Largest:
     """The largest value of all parts above zero, and its position in the whole tensor.
 
@@ -59,7 +77,7 @@ class Largest:
             values: must not change later.
             index: where the part is; by default, the part is all of the tensor.
         """
-        value = float(values.max())
+        value = float(values.amax())
         if value <= self.value:
             return False
         self.value = math.inf if math.isnan(value) else value

@@ -261,7 +261,7 @@ class _Float64(Widening):
         used = tensors((args, kwargs)) if noted else []
         operands = [(_print(t), self.source(t)) for t in used]
         fed = any(self.fed(t) for t in used)
-        result = func(*args, **kwargs)
+        result = super().run_wide(func, args, kwargs)
         if name in ALLOCATIONS and result.dtype.is_floating_point:
             result.fill_(math.nan)
         if noted:

@@ -358,7 +358,23 @@ def _steps(calls: list[Call], model: nn.Module) -> list[_Step]:
             elif source is not None:  # a view of all of a tensor is that tensor
                 made.setdefault(_key(result), source)
                 written.setdefault(_memory(result), source)
-    return steps
+    return [_without_values(step) for step in steps]
+
+
+def _without_values(step: _Step) -> _Step:
+    """Return a step without the memory of computed tensors. Only constants are compared."""
+    arguments = {
+        name: replace(value, tensor=_shape(value.tensor))
+        if isinstance(value, _Operand) and value.source is not None
+        else value
+        for name, value in step.arguments.items()
+    }
+    return replace(step, arguments=arguments, results=tuple(map(_shape, step.results)))
+
+
+def _shape(tensor: Tensor) -> Tensor:
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
+    return torch.empty_like(tensor, device="meta") if plain else tensor
 
 
 def _memory(tensor: Tensor) -> int:

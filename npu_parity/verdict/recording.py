@@ -156,14 +156,14 @@ class _Visitor(Operators):
     ) -> Any:
         """Run one operator, and hand it over."""
         # Module.to() replaces the memory of a Parameter. A detached tensor keeps its memory.
-        operands = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
+        operands = schema.map_tensors(Tensor.detach, (args, kwargs))
         for tensor in schema.written(func, args, kwargs):
-            operands = tree_map_only(Tensor, self._set_aside(tensor), operands)
+            operands = schema.map_tensors(self._set_aside(tensor), operands)
         result = func(*args, **kwargs)
         if func.overloadpacket.__name__ in ALLOCATIONS:
             result.zero_()
         else:
-            kept = tree_map_only(Tensor, Tensor.detach, result)
+            kept = schema.map_tensors(Tensor.detach, result)
             held, named = operands
             call = Call(self._count, self._path[-1], str(func), func, held, named, kept)
             self._count += 1
@@ -205,7 +205,7 @@ class _Recorder(_Visitor):
         moved = super()._set_aside(tensor)
         for i in self._users.pop(_memory(tensor), ()):
             call = self.calls[i]
-            held = tree_map_only(Tensor, moved, (call.args, call.kwargs, call.result))
+            held = schema.map_tensors(moved, (call.args, call.kwargs, call.result))
             self.calls[i] = replace(call, args=held[0], kwargs=held[1], result=held[2])
         return moved
 

@@ -85,13 +85,16 @@ def compare(product: Product, found: Tensor, lost: Tensor | None = None) -> Erro
     worst, unlikely, squares = Largest(), Largest(), 0.0
     for index in blocks(found.shape):
         part = product.part(index)
-        error = found[index] - (part.exact if lost is None else part.exact - lost[index])
+        error = found[index] - part.exact
+        if lost is not None:
+            error += lost[index]
         if not math.isfinite(error.sum()):
             error.nan_to_num_(0, 0, 0)
-        z = error / deviation(part)
-        squares += float(torch.linalg.vector_norm(z)) ** 2
+        z = error.square().div_(_variance(part))
+        squares += float(z.sum())
         worst.update(error.abs_().div_(part.sums), index)
-        unlikely.update(z.abs_(), index)
+        unlikely.update(z, index)
+    unlikely.value = math.sqrt(unlikely.value)  # roots of all elements would take long
     return Errors(worst, unlikely, math.sqrt(squares / found.numel()))
 
 
@@ -106,13 +109,18 @@ def deviation(part: Part) -> Tensor:
     Returns:
         float64 of the part's shape, at least (n + 1) `TINY`.
     """
+    return _variance(part).sqrt_()
+
+
+def _variance(part: Part) -> Tensor:
     n = part.product.terms
     truncated = (TRUNCATION * n) ** 2
     sums = U**2 * (ROUNDING**2 * (n + 6) / 3 + truncated)
     walk = U**2 * (ROUNDING**2 * n / 6 + truncated) * (math.pi / 2) ** 2 / n
-    variance = (part.exact - part.added).square_().mul_(sums)
-    variance += part.added.square() * sums + ((n + 1) * TINY) ** 2
-    return variance.addcmul_(part.magnitude, part.magnitude, value=walk).sqrt_()
+    constant = part.added.square() * sums + ((n + 1) * TINY) ** 2
+    y = part.exact - part.added if part.added.ndim else part.exact
+    variance = torch.addcmul(constant, y, y, value=sums)
+    return variance.addcmul_(part.magnitude, part.magnitude, value=walk * (1 + part.error) ** 2)
 
 
 def few_terms(product: Product) -> bool:

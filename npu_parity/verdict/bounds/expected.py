@@ -17,7 +17,7 @@ from npu_parity.verdict.bounds import (  # noqa: F401 (rules)
     reductions,
     sampling,
 )
-from npu_parity.verdict.bounds.arithmetic import DOUBLE, LARGEST, U
+from npu_parity.verdict.bounds.arithmetic import DOUBLE, LARGEST, TINY, U
 from npu_parity.verdict.bounds.indices import INDICES, expect_decided, selector
 from npu_parity.verdict.bounds.rules import RULES, Operator, has_subnormal
 from npu_parity.verdict.bounds.storage import NARROW, stored
@@ -69,6 +69,7 @@ class Expected:
         free: elements that may have any value; None if there are none.
         select: maps the device's indices to the values that they select, which must be equal to
             `exact`; None if the result is no index.
+        finite: whether all bounds are known to be finite.
         flushed: the result of a device that flushes subnormal operands to zero; it passes, too.
     """
 
@@ -78,6 +79,7 @@ class Expected:
     product: products.Product | None = None
     free: Tensor | None = None
     select: Callable[[Tensor], Tensor] | None = None
+    finite: bool = False
     flushed: "Expected | None" = None
 
     def parts(self, found: Tensor) -> "Iterator[tuple[Index, Expected, Tensor]]":
@@ -120,17 +122,17 @@ class Expected:
             exact = torch.view_as_real(self.exact.resolve_conj())
             bound = None if self.bound is None else self.bound.unsqueeze(-1)
             return _share(torch.view_as_real(found.resolve_conj()), exact, bound).amax(-1)
-        return _share(found, self.exact, self.bound)
+        return _share(found, self.exact, self.bound, self.finite)
 
 
-def _share(found: Tensor, exact: Tensor, bound: Tensor | None) -> Tensor:
+def _share(found: Tensor, exact: Tensor, bound: Tensor | None, finite: bool = False) -> Tensor:
     if bound is None:
         share = torch.where(found == exact, 0.0, math.inf).double()
         return share.masked_fill_((found != found) & (exact != exact), 0.0)
     largest = torch.finfo(found.dtype).max
-    found = found.double()
     share = (found - exact).abs_().div_(bound)
-    if not math.isfinite(share.sum() + bound.sum()):
+    if not (math.isfinite(share.sum()) and (finite or math.isfinite(bound.sum()))):
+        found = found.double()
         odd = ~(share.isfinite() & bound.isfinite())
         overflow = found.isinf() & (exact.abs() + bound >= largest)
         overflow &= found.sign() == exact.sign()
@@ -172,11 +174,20 @@ def _exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | 
     expected = _expected(call, numerics)
     if expected is None or not any(expected):
         return None
-    if not _moves(call) and any(map(has_subnormal, tensors((call.args, call.kwargs)))):
+    if not _moves(call) and _has_subnormal(call, expected):
         flushed = _expected(call, numerics, flushed=True) or []
         pairs = zip(expected, flushed, strict=True)
         return [e and replace(e, flushed=f) for e, f in pairs]
     return expected
+
+
+def _has_subnormal(call: Call, expected: list[Expected | None]) -> bool:
+    operands = tensors((call.args, call.kwargs))
+    if expected[0] and (product := expected[0].product):  # it looked at both factors
+        factors = {id(call.arguments[name]) for name in (product.first, product.second)}
+        operands = [t for t in operands if id(t) not in factors]
+        return product.smallest < TINY or any(map(has_subnormal, operands))
+    return any(map(has_subnormal, operands))
 
 
 def _moves(call: Call) -> bool:
@@ -234,7 +245,8 @@ def _bounded(
             raise ValueError(f"a negative bound, or an exact result in {e.dtype}")
         b = stored(operator, e, (b * DOUBLE if double else b).expand(e.shape), r.dtype)
         f = None if f is None else f.expand(e.shape)
-        expected.append(Expected(e, b, operator.note, operator.product, f))
+        finite = within is not None and math.isfinite(within.max) and r.dtype not in NARROW
+        expected.append(Expected(e, b, operator.note, operator.product, f, finite=finite))
     return [*expected, *[None] * (len(tensors(call.result)) - len(expected))]
 
 

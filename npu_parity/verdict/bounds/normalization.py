@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from npu_parity.verdict.blocks import blocks
+from npu_parity.verdict.blocks import blocks, within
 from npu_parity.verdict.bounds.arithmetic import LARGEST, ROOT, TINY, U
 from npu_parity.verdict.bounds.rules import Operator, bound
 from npu_parity.verdict.recording import tensors
@@ -54,19 +54,30 @@ def _normalized(
     smallest = (variance + variance_error + eps).rsqrt()
     scale_error = torch.maximum(largest - scale, scale - smallest) + (2 * ROOT + U) * largest
     # Five roundings: two of the scale, a product, a sum, and second-order terms.
-    rest = mean_error * largest + TINY * (1 + largest)
-    small = [mean, scale_error, 5 * U * largest, rest]
-    small += [parameter.abs() for parameter in (weight, bias) if parameter is not None]
+    growth = 5 * U * largest
+    rest = mean.abs() * growth + mean_error * largest + TINY * (1 + largest)
+    # (|x - mean| scale_error + |x| growth + rest) |weight| + 5U |bias| + TINY (|x| + |mean| + 1)
+    added = [TINY * (1 + mean.abs())]
+    if bias is not None:
+        added.append(5 * U * bias.abs())
+    factor = None if weight is None else weight.abs()
+    if factor is not None and factor.shape == mean.shape:  # fewer steps for each element
+        scale_error, growth, rest = (t * factor for t in (scale_error, growth, rest))
+        factor = None
+    if factor is None:
+        growth, rest, added = growth + TINY, sum(added, rest), []
     error = torch.empty_like(x)
     for index in blocks(x.shape):
-        m, slope, growth, constant, *further = (t.expand(x.shape)[index] for t in small)
-        terms = x[index].abs().add_(m.abs())
-        part = (x[index] - m).abs_().mul_(slope).addcmul_(terms, growth).add_(constant)
-        if weight is not None:
-            part *= further.pop(0)
-        if bias is not None:
-            part.add_(further.pop(), alpha=5 * U)
-        error[index] = part.add_(terms, alpha=TINY).add_(TINY)
+        m, slope, of_size, constant, *others = (
+            within(small, index, x.ndim) for small in (mean, scale_error, growth, rest, *added)
+        )
+        size = x[index].abs()
+        part = torch.sub(x[index], m, out=error[index]).abs_().mul_(slope)
+        part.addcmul_(size, of_size).add_(constant)
+        if factor is not None:
+            part.mul_(within(factor, index, x.ndim)).add_(size, alpha=TINY)
+        for other in others:
+            part.add_(other)
     return error
 
 

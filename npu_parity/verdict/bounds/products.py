@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from types import EllipsisType
 from typing import Any
 
@@ -14,9 +13,9 @@ from torch import Tensor
 from npu_parity.backends.device import Device
 from npu_parity.numerics.formats import FORMATS, ROUNDINGS, Format
 from npu_parity.numerics.rounding import round_to
-from npu_parity.verdict.blocks import Index, blocks
+from npu_parity.verdict.blocks import Index, blocks, within
 from npu_parity.verdict.bounds.arithmetic import TINY, U
-from npu_parity.verdict.bounds.rules import Operator, bound, magnitudes
+from npu_parity.verdict.bounds.rules import Operator, bound, largest, smallest
 
 # Names of the two factors and of the summand.
 PRODUCTS = {
@@ -57,6 +56,7 @@ class Product:
         terms: the number of products in each element.
         added: the summand (the bias), float64, of a shape that broadcasts to the result's.
         form: the format to which the device rounds the operands.
+        smallest: the smallest magnitude above zero of both operands.
         note: explains a possible failure.
     """
 
@@ -66,37 +66,36 @@ class Product:
         self.x, self.w = (operator.narrow[k].float() for k in (self.first, self.second))
         self._alpha = float(operator.arguments.get("alpha", 1))
         self.added = self._added()
-        self.form, u, distance, largest = _rounding(operator)
+        self.form, u, distance, limit = _rounding(operator)
         scaled = any(operator.arguments.get(name, 1) != 1 for name in ("alpha", "beta"))
         self.terms = _terms(operator, self.x, self.w)
         self.roundings = self.terms + 2 * scaled  # float32 rounds a scale, and the product with it
         x, w = self.x.abs(), self.w.abs()
-        (least_x, most_x), (least_w, most_w) = map(magnitudes, (self.x, self.w))
-        if max(most_x, most_w) > largest:
-            self.note = f"an operand exceeds {largest:g}, the largest number of the format"
+        self.smallest = min(smallest(self.x), smallest(self.w))
+        if max(largest(self.x), largest(self.w)) > limit:
+            self.note = f"an operand exceeds {limit:g}, the largest number of the format"
 
         def rounding(x: Tensor) -> Tensor:
             return (x * u).clamp(min=distance).mul_(x > 0)
 
         self.magnitude = self.change = self._float32(x, w)
         self.factor = 2 * u + u**2
-        if min(least_x, least_w) < distance / u:
+        if self.smallest < distance / u:
             dx, dw = rounding(x), rounding(w)
             self.change = self._float32(dx, w + dw) + self._float32(x, dw)
             self.factor = 1.0
         self.flushed: Tensor | None = None
-        if min(least_x, least_w) < TINY:  # devices may flush such operands to zero
+        if self.smallest < TINY:  # devices may flush such operands to zero
             dx, dw = (2 * TINY * ((t > 0) & (t < TINY)) for t in (x, w))
             self.flushed = self._float32(dx, 2 * w).double() + self._float32(2 * x, dw)
 
     def part(self, index: Index | EllipsisType = ...) -> "Part":
         """Return a part of the result with its bounds; by default all of it."""
-        shape = self.exact.shape
         magnitude = change = self.magnitude[index].double()
         if self.change is not self.magnitude:
             change = self.change[index].double()
         flushed = None if self.flushed is None else self.flushed[index]
-        added = self.added.expand(shape)[index]
+        added = self.added if index is ... else within(self.added, index, self.exact.ndim)
         return Part(self, self.exact[index], added, magnitude, change, flushed)
 
     def predicted(self) -> Iterator[tuple[str, Tensor | None]]:
@@ -165,7 +164,8 @@ class Part:
 
     Attributes:
         product: the whole.
-        exact, added: as of the product, float64 of the part's shape.
+        exact: as of the product, float64 of the part's shape.
+        added: as of the product, of a shape that broadcasts to the part's.
     """
 
     product: Product
@@ -176,37 +176,45 @@ class Part:
     _flushed: Tensor | None
 
     @property
-    def _error(self) -> float:
-        """The error of a float32 product of magnitudes, where all terms are positive."""
-        return 1 + (self.product.roundings + 2) * U
+    def error(self) -> float:
+        """The relative error of `magnitude`: all its terms are positive."""
+        return (self.product.roundings + 2) * U
 
-    @cached_property
+    @property
     def magnitude(self) -> Tensor:
-        """The product of the magnitudes of the operands, or more."""
-        return self._magnitude * self._error
+        """The product of the magnitudes of the operands, computed in float32."""
+        return self._magnitude
 
-    @cached_property
-    def _rounded(self) -> Tensor:
-        """The largest effect of rounded operands."""
-        return self._change * (self._error * self.product.factor)
-
-    @cached_property
+    @property
     def partial(self) -> Tensor:
         """No partial sum of rounded operands and the summand exceeds this."""
-        # Each rounding may also lose `TINY`, and so may those of two more products.
-        return self.magnitude.add(self._rounded).add_(self.added.abs()).add_(3 * TINY / U)
+        return self._sum(1, 1)
 
-    @cached_property
+    @property
     def bound(self) -> Tensor:
         """The largest error of the result in the worst case."""
-        return self._rounded.add(self.partial, alpha=self._share)
+        return self._sum(self._share, 1 + self._share)
 
-    @cached_property
+    @property
     def sums(self) -> Tensor:
         """The largest error by the float32 sum alone, if rounded operands are predicted."""
-        # `predicted` has the errors of two float32 products, which are as small as `_rounded`.
-        sums = self.partial.add(self._rounded).mul_(self._share)
+        # `predicted` has the errors of two float32 products, which are as small as the change.
+        sums = self._sum(self._share, 2 * self._share)
         return sums if self._flushed is None else sums.add_(self._flushed)
+
+    def _sum(self, of_sum: float, of_change: float) -> Tensor:
+        """Return shares of the product of magnitudes with the summand, and of the change.
+
+        The change is the largest effect of rounded operands. Each rounding may also lose `TINY`,
+        and so may those of two more products.
+        """
+        of_magnitude = of_sum * (1 + self.error)
+        of_change *= (1 + self.error) * self.product.factor
+        small = self.added.abs().add(3 * TINY / U).mul(of_sum)
+        if self._change is self._magnitude:
+            return torch.add(small, self._magnitude, alpha=of_magnitude + of_change)
+        total = torch.add(small, self._magnitude, alpha=of_magnitude)
+        return total.add_(self._change, alpha=of_change)
 
     @property
     def _share(self) -> float:

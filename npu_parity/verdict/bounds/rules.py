@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map, tree_map_only
 
+from npu_parity.numerics import depthwise
 from npu_parity.numerics.formats import Numerics
+from npu_parity.numerics.schema import map_tensors, mapped
 from npu_parity.numerics.widening import float64_by_default
 from npu_parity.verdict.blocks import Index, blocks
 from npu_parity.verdict.bounds.arithmetic import TINY
@@ -63,8 +64,8 @@ class Operator:
 
         self.narrow: dict[str, Any] = call.arguments
         if flushed:
-            self.narrow = tree_map_only(Tensor, _flush, self.narrow)
-        self.arguments: dict[str, Any] = tree_map(wider, self.narrow) if exact else self.narrow
+            self.narrow = map_tensors(_flush, self.narrow)
+        self.arguments: dict[str, Any] = mapped(wider, self.narrow) if exact else self.narrow
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -78,10 +79,12 @@ class Operator:
         """Run the operator with some arguments changed. The recorded tensors stay as they are."""
         arguments = {**self.arguments, **changed}
         if self.func._schema.is_mutable:
-            arguments = tree_map_only(Tensor, Tensor.clone, arguments)
+            arguments = map_tensors(Tensor.clone, arguments)
         if not self._exact:
             return self.func(**arguments)
         with float64_by_default():
+            if self.name == "convolution":
+                return depthwise.run(self.func, tuple(arguments.values()), {})
             return self.func(**arguments)
 
     def magnitude(self, **changed: Any) -> Any:
@@ -96,7 +99,7 @@ class Operator:
             return value[index] if value.shape == shape else value
 
         operator = copy.copy(self)
-        operator.arguments = tree_map_only(Tensor, part, self.arguments)
+        operator.arguments = map_tensors(part, self.arguments)
         return operator
 
     def allow(self, elements: Tensor) -> None:
@@ -105,24 +108,29 @@ class Operator:
             self.free = elements if self.free is None else self.free | elements
 
 
-def magnitudes(x: Tensor) -> tuple[float, float]:
-    """Return the smallest magnitude above zero, infinity if there is none, and the largest.
+def smallest(x: Tensor) -> float:
+    """Return the smallest magnitude above zero of a float32 tensor; infinity if there is none.
 
-    Args:
-        x: float32. Magnitudes have the order of their bits as integers.
+    Magnitudes have the order of their bits as integers. Twice the bits are without the sign. The
+    added number makes 0 the largest integer.
     """
-    rest, least, most = 0x7FFF_FFFF, 0x7F80_0000, 0
+    rest, least = 0x7FFF_FFFF, 0x7FFF_FFFF
+    shift = torch.tensor(rest, dtype=torch.int32)
     for index in blocks(x.shape):
-        bits = x[index].view(torch.int32) & rest
-        most = max(most, int(bits.max()))
-        least = min(least, int(bits.sub_(1).bitwise_and_(rest).min()) + 1)  # 0 becomes the largest
-    low, high = torch.tensor([least, most], dtype=torch.int32).view(torch.float32).tolist()
-    return low, high
+        least = min(least, int(torch.add(shift, x[index].view(torch.int32), alpha=2).min()))
+    bits = (least - rest) % 2**32 // 2 or 0x7F80_0000
+    return torch.tensor(bits, dtype=torch.int32).view(torch.float32).item()
+
+
+def largest(x: Tensor) -> float:
+    """Return the largest magnitude of a tensor; NaN if it has a NaN, 0 if it is empty."""
+    low, high = x.aminmax() if x.numel() else (x.new_zeros(()), x.new_zeros(()))
+    return float(torch.maximum(-low, high))
 
 
 def has_subnormal(x: Tensor) -> bool:
     """Return whether a float32 tensor has values that devices may flush to 0 (OpenCL 3.0, 7.5)."""
-    return x.dtype == torch.float32 and magnitudes(x)[0] < TINY
+    return x.dtype == torch.float32 and smallest(x) < TINY
 
 
 def _flush(x: Tensor) -> Tensor:

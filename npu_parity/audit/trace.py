@@ -1,0 +1,394 @@
+"""Trace every number of a report back to the arrays of outputs and the samples of latency.
+
+`Derived` reads the results without ``metrics.json`` and the statistics of ``latency.json``: it
+computes these figures again (`npu_parity.audit.derive`). Every document is then written a second
+time from them and compared word by word with what is there. A figure in a JSON file must be the
+derived one within the tolerance of `npu_parity.evidence.tolerance`. A printed number must be the
+derived figure, rounded; near a boundary of rounding, that of a figure moved by the tolerance.
+
+Other numbers have no array: counts of parameters and threads, errors of operators, published
+figures. They are compared with the file that states them.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from npu_parity.audit import derive
+from npu_parity.backends import heads
+from npu_parity.errors import ParityError, first_line, shorten
+from npu_parity.evidence import manifest
+from npu_parity.numerics.formats import Numerics
+from npu_parity.report import origin, page, readme, results, summary, tables
+from npu_parity.verdict.judge import output_files
+
+# Keys of metrics.json that are no figures of two arrays; `npu-parity verify` judges again.
+STATED = {
+    *("run", "reference", "task", "head_widths", "backend", "numerics", "precision"),
+    *("verdict", "evidence", "verdict_line", "failed_question", "failed_first", "questions"),
+    *("numerics_found", "versions", "code"),
+}
+MISSING = "nothing"  # where one side has no such key
+FIGURES = ("metrics", "latency")  # the JSON files of runs that are derived
+# Parts of a page without numbers of results: the library of tables, and pictures.
+OPAQUE = re.compile(r"<(script|style)\b.*?</\1>|base64,[^\"]*", re.DOTALL)
+PICTURE = re.compile(r'data-picture="(\S+) (\w+)"')
+RULE = re.compile(r"^\|[:|-]+\|$", re.MULTILINE)  # the line below a header in Markdown
+
+
+class Derived(results.Traced):
+    """A system with figures from its arrays and samples. No manifest is asked."""
+
+    def read(self, name: str) -> Any:
+        """Return a JSON file with every figure computed again that arrays or samples give."""
+        found = _json(self.folder / name)
+        if name.endswith("/metrics.json"):
+            figures = self._compared(name.removesuffix("/metrics.json"), found)
+            found = {key: found[key] for key in found if key in STATED} | figures
+        elif name.endswith("/latency.json"):
+            for size, timed in found["batch_sizes"].items():
+                timed |= derive.timings(timed["samples"], int(size))
+        return origin.track(found, str(self.folder / name))
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """Return a CSV file."""
+        text = _text(self.folder / name)
+        try:
+            frame = pd.read_csv(io.StringIO(text), dtype={"module": str, "operator": str})
+        except ValueError as error:
+            raise ParityError(f"{self.folder / name}: {first_line(error)}") from None
+        return results.with_origins(frame, str(self.folder / name))
+
+    def outputs(self, run: str) -> np.ndarray[Any, Any]:
+        """Return the array of a run; ParityError if it is not the one that run.json states."""
+        path = self.folder / run / "outputs.npy"
+        stated = _json(path.with_name("run.json"))["sha256"]["outputs"]
+        if not path.is_file():
+            raise ParityError(f"{path} is missing: {manifest.mend(path)}")
+        if (found := manifest.sha256(path)) != stated:
+            raise ParityError(
+                f"{path}: found SHA-256 {found[:12]}…, run.json states {stated[:12]}…: the array "
+                "was changed, or belongs to another run"
+            )
+        array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
+        return array
+
+    def _compared(self, run: str, found: Mapping[str, Any]) -> dict[str, Any]:
+        device, _, kind = run.partition("/")
+        reference = f"{found['reference']}/measured"
+        shapes = _json(self.folder / reference / "run.json")["heads"]
+        widths, maps = heads.resolved(shapes, found["head_widths"], found["task"])
+        ours = self.outputs(reference)
+        theirs = self._aligned(run, shapes)
+        files = output_files(
+            self.folder, found["reference"], device, kind, "hosted" in found["sha256"]
+        )
+        hashes = {name: manifest.sha256(path) for name, path in files.items()}
+        if ours.shape != theirs.shape:
+            return {"sha256": hashes, "explained": None, "criteria": {}}
+        figures = derive.compared(ours, theirs, found["task"], widths, maps)
+        figures["criteria"] = derive.criteria(figures)
+        if kind == "measured":
+            exact = Numerics.from_dict(found["numerics"]).is_exact and found["precision"] == "fp32"
+            predicted = self.outputs(f"{device}/predicted")
+            figures["explained"] = None if exact else derive.explained(theirs, predicted, ours)
+        return {"sha256": hashes, **figures}
+
+    def _aligned(self, run: str, shapes: heads.Shapes) -> np.ndarray[Any, Any]:
+        array = self.outputs(run)
+        if run.endswith("/predicted"):
+            return array
+        return heads.aligned(array, shapes, _json(self.folder / run / "run.json")["heads"])
+
+
+def _moved(system: results.System, by: int) -> results.System:
+    """Return a system whose figures are moved up (1) or down (-1) by their tolerance."""
+    found = copy(system)
+    for name in FIGURES:
+        figures = {run: derive.shifted(data, by) for run, data in getattr(system, name).items()}
+        found.__dict__[name] = figures  # where `cached_property` keeps it
+    return found
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the documents of a results folder are written from.
+
+    Attributes:
+        folder: the folder of results.
+        settings: the settings of each system's tables.
+        runs: the runs of every system, the reference first.
+        left_out: reasons by device.
+    """
+
+    folder: Path
+    settings: Mapping[str, Mapping[str, Any]]
+    runs: list[str]
+    left_out: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Report":
+        """Read from the manifest how the summary of a folder was made.
+
+        Raises:
+            ParityError: there is no summary.
+        """
+        entry = manifest.read(folder).get("summary.json")
+        if entry is None:
+            raise ParityError(f"{folder}: found no summary.json in its manifest: run `make`")
+        options, runs = entry["options"], []
+        if "--" in options:
+            place = options.index("--")
+            options, runs = options[:place], options[place + 1 :]
+        given = dict(option.removeprefix("--").split("=", 1) for option in options)
+        return cls(folder, json.loads(given["systems"]), runs, json.loads(given["left-out"]))
+
+    @cached_property
+    def readings(self) -> list[list[results.System]]:
+        """The systems three times: as derived, and moved down and up by the tolerance."""
+        systems = [
+            results.describe(self.folder / name, self.runs, dict(settings), Derived)
+            for name, settings in self.settings.items()
+        ]
+        return [systems, *([_moved(system, by) for system in systems] for by in (-1, 1))]
+
+
+Systems = Sequence[results.System]
+
+
+def _table(report: Report, systems: Systems, name: str, _: str) -> str:
+    """Return the tables of one system."""
+    (of,) = (system for system in systems if system.name == Path(name).stem)
+    return tables.report(of, list(report.settings[of.name]["tables"]))
+
+
+def _page(report: Report, systems: Systems, _: str, text: str) -> str:
+    """Return the page, with the pictures that it has."""
+    pictures = dict.fromkeys(PICTURE.findall(text), b"picture")
+    return page.page(systems, report.left_out, pictures)
+
+
+# How each document is written, by its name in the folder of results. A first match counts.
+# A function gets the report, its systems, the name and the text of the document.
+DOCUMENTS: dict[str, Callable[[Report, Systems, str, str], str]] = {
+    "tables/summary.md": lambda report, systems, *_: summary.table(
+        summary.rows(list(systems)), dict(report.left_out)
+    ),
+    "tables/overview.md": lambda _, systems, *__: summary.overview(summary.rows(list(systems))),
+    "tables/*.md": _table,
+    "report.html": _page,
+}
+
+
+def trace(paths: Sequence[Path]) -> Iterator[tuple[Path, int]]:
+    """Derive the numbers of files again; yield each file and how many numbers it has.
+
+    Args:
+        paths: documents, files of results, or folders of results.
+
+    Raises:
+        ParityError: a number is not the derived one, or a file cannot be traced.
+    """
+    for path in paths:
+        if not path.exists():
+            raise ParityError(f"{path}: there is no such file")
+        root, place = _results(path), path.resolve()
+        with contextlib.chdir(root.parent):  # documents name their files as `results/…`
+            report = Report.read(Path(root.name))
+            for file in _files(report, root, place):
+                yield path / file.relative_to(place), _checked(report, file, root)
+
+
+def _results(path: Path) -> Path:
+    """Return the folder of results that a file belongs to."""
+    path = path.absolute()
+    for folder in (path, *path.parents):
+        if folder.name == manifest.ROOM:
+            return folder.resolve()
+        if (folder / manifest.ROOM).is_dir():
+            return (folder / manifest.ROOM).resolve()
+    raise ParityError(f"{path}: found no folder {manifest.ROOM} above it or beside it")
+
+
+def _files(report: Report, root: Path, path: Path) -> Iterator[Path]:
+    """Yield the traced files at a path: what is made from arrays first, what shows it last."""
+    if path.is_file():
+        yield path
+        return
+    patterns = [
+        *(f"{system}/*/*/{name}.json" for system in report.settings for name in FIGURES),
+        *("summary.json", *DOCUMENTS),
+    ]
+    found = dict.fromkeys(file for p in patterns for file in sorted(root.glob(p)))
+    yield from (file for file in found if file.is_relative_to(path))
+
+
+def _checked(report: Report, file: Path, root: Path) -> int:
+    """Compare one file with the derived figures, and return how many numbers it has."""
+    if not file.is_relative_to(root):
+        return _markdown(report, Path(os.path.relpath(file)), root)
+    name = file.relative_to(root).as_posix()
+    if file.suffix == ".json":
+        return _figures(report, name)
+    write = next((w for pattern, w in DOCUMENTS.items() if fnmatchcase(name, pattern)), None)
+    if write is None:
+        known = ", ".join([*DOCUMENTS, "summary.json", "metrics.json", "latency.json"])
+        raise ParityError(f"{file}: this file cannot be traced, expected one of {known}")
+    text = _text(report.folder / name)
+    expected = [write(report, systems, name, text) for systems in report.readings]
+    return _same_words(report.folder / name, text, expected)
+
+
+def _figures(report: Report, name: str) -> int:
+    """Compare a JSON file of results with the derived one."""
+    path = report.folder / name
+    stated = _json(path)
+    if name == "summary.json":
+        again = [
+            {"left_out": report.left_out, "rows": summary.rows(systems)}
+            for systems in report.readings
+        ]
+        stated = {key: stated[key] for key in again[0]}
+    elif path.stem in FIGURES:
+        system, run = name.split("/", 1)
+        found = Derived(report.folder / system, report.runs).read(run)
+        again = [found, derive.shifted(found, -1), derive.shifted(found, 1)]
+    else:
+        raise ParityError(f"{path}: this file has no figures that arrays or samples give")
+    for place, value, derived in _outside(stated, again[0], again[1], again[2]):
+        raw = "samples" if path.name == "latency.json" else "arrays"
+        raise ParityError(f"{path}: {place}: found {value!r}, the {raw} give {derived!r}")
+    return _count(stated)
+
+
+def _outside(
+    stated: Any, derived: Any, low: Any, high: Any, place: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield every value that is not between the derived ones: its place, and both values."""
+    if isinstance(stated, Mapping) and isinstance(derived, Mapping):
+        for key in {**stated, **derived}:
+            a, b, c, d = (side.get(key, MISSING) for side in (stated, derived, low, high))
+            yield from _outside(a, b, c, d, f"{place}.{key}".lstrip("."))
+    elif isinstance(stated, list) and isinstance(derived, list) and len(stated) == len(derived):
+        for i, (a, b, c, d) in enumerate(zip(stated, derived, low, high, strict=True)):
+            yield from _outside(a, b, c, d, f"{place}[{i}]")
+    elif isinstance(stated, float) and isinstance(derived, float):
+        if not min(low, high) <= stated <= max(low, high):
+            yield place, stated, float(derived)
+    elif stated != derived or isinstance(stated, bool) != isinstance(derived, bool):
+        yield place, stated, derived
+
+
+def _markdown(report: Report, file: Path, root: Path) -> int:
+    """Compare the text between the markers of a page such as README.md with the derived tables."""
+    text = _text(file)
+    readings = []
+    for systems in report.readings:
+        contents = {}
+        for name in readme.markers(text):
+            target = (file.parent / name).resolve()
+            inner = target.relative_to(root).as_posix() if target.is_relative_to(root) else ""
+            write = next((w for p, w in DOCUMENTS.items() if fnmatchcase(inner, p)), None)
+            contents[name] = write(report, systems, inner, text) if write else _text(target)
+        readings.append(readme.splice(text, contents))
+    return _same_words(file, text, readings)
+
+
+@dataclass(frozen=True)
+class _Word:
+    text: str
+    line: int
+    source: str
+
+
+def _same_words(path: Path, text: str, expected: Sequence[str]) -> int:
+    """Compare a document with what it should be; ParityError at the first other word.
+
+    Returns how many numbers with an origin the document has.
+    """
+    found, *readings = (_words(OPAQUE.sub(_lines, t)) for t in (text, *expected))
+    first = readings[0]
+    for i, word in enumerate(found[: len(first)]):
+        if word.text not in {r[i].text for r in readings if i < len(r)}:
+            near = next((w.source for w in first[i::-1][:3] if w.source), "")
+            ours, theirs = _shown(word.text, first[i].text)
+            raise ParityError(
+                f"{path}, line {word.line}: found {ours}, the results give {theirs}"
+                + (f" ({near})" if near else "")
+            )
+    if len(found) != len(first):
+        last = found[-1].line if found else 0
+        raise ParityError(
+            f"{path} has {len(found)} words up to line {last}, expected {len(first)}: "
+            "run `make`, which writes it again"
+        )
+    return sum(bool(word.source) for word in first)
+
+
+def _shown(*words: str) -> list[str]:
+    """Return words for a message, without tags of HTML if they differ without them."""
+    bare = [re.sub(r"^[^<]*>|<.*", "", word) for word in words]
+    return [shorten(word, 150) for word in (bare if len(set(bare)) > 1 else words)]
+
+
+def _lines(match: re.Match[str]) -> str:
+    """Return only the ends of lines, so that the numbers of lines stay."""
+    return "\n" * match[0].count("\n")
+
+
+def _words(text: str) -> list[_Word]:
+    """Return the words of a document with their lines and origins, without rules of tables."""
+    found: list[_Word] = []
+    word, origin_of, line = "", "", 1
+    for part, source in origin.pieces(RULE.sub("", text)):
+        for piece in re.split(r"(\s)", part):
+            if piece.isspace():
+                if word:
+                    found.append(_Word(word, line, origin_of))
+                word, origin_of = "", ""
+                line += piece == "\n"
+            elif piece:
+                word += piece
+                origin_of = origin_of or source or _source(piece)
+    return [*found, _Word(word, line, origin_of)] if word else found
+
+
+def _source(piece: str) -> str:
+    """Return the origin that HTML states beside a number."""
+    match = re.match(r'data-source="([^"]+)"', piece)
+    return match[1] if match else ""
+
+
+def _count(data: Any) -> int:
+    """Return how many numbers a JSON file has."""
+    if isinstance(data, Mapping):
+        return sum(map(_count, data.values()))
+    if isinstance(data, list):
+        return sum(map(_count, data))
+    return isinstance(data, int | float) and not isinstance(data, bool)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParityError(f"{path} cannot be read: {first_line(error)}") from None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except ValueError as error:
+        raise ParityError(f"{path} is not JSON ({error}): delete it and run again") from None

@@ -1,0 +1,301 @@
+"""The trace finds any number that does not follow from the arrays and samples, and nothing else."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from project import ROOT
+from typer.testing import CliRunner
+
+from npu_parity import evidence
+from npu_parity.__main__ import app
+from npu_parity.audit import derive
+from npu_parity.audit.trace import Report, trace
+from npu_parity.backends import latency
+from npu_parity.errors import ParityError
+from npu_parity.evidence.tolerance import differences
+from npu_parity.report import page, results, summary, tables
+from npu_parity.verdict import criteria, metrics
+
+pytestmark = pytest.mark.slow
+
+RUN = "results/resnet34/npu/predicted"
+LATENCY = "results/resnet34/cpu/measured/latency.json"
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The committed results with README.md, and with a page that has no pictures."""
+    place = tmp_path_factory.mktemp("copy")
+    left_out = shutil.ignore_patterns("*.safetensors", "inputs.npy", "*.onnx", "*.html")
+    shutil.copytree(ROOT / "results", place / "results", ignore=left_out)
+    shutil.copy(ROOT / "README.md", place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        Path("results/report.html").write_text(written(), encoding="utf-8")
+    return place
+
+
+@pytest.fixture
+def here(copy, monkeypatch):
+    """The copy as the working directory. `change` remembers what it was."""
+    monkeypatch.chdir(copy)
+    before = {}
+
+    def change(file, edit):
+        before.setdefault(file, Path(file).read_bytes())
+        found = edit(before[file])
+        assert found != before[file]
+        Path(file).write_bytes(found)
+
+    yield change
+    for file, content in before.items():
+        Path(file).write_bytes(content)
+
+
+def traced():
+    report = Report.read(Path("results"))
+    return [
+        results.describe(report.folder / name, report.runs, dict(settings), results.Traced)
+        for name, settings in report.settings.items()
+    ]
+
+
+def written():
+    return page.page(traced(), Report.read(Path("results")).left_out, {})
+
+
+def replaced(old, new, count=1):
+    """Return an edit of the first `count` places of a text that has it."""
+    return lambda content: content.replace(old.encode(), new.encode(), count)
+
+
+def counted(*paths):
+    return dict(trace([Path(path) for path in paths]))
+
+
+def wrong(*paths):
+    with pytest.raises(ParityError) as caught:
+        counted(*paths)
+    return str(caught.value)
+
+
+def test_this_repository():
+    """Every number in README.md and in the results follows from the arrays and the samples."""
+    found = counted(ROOT / "results", ROOT / "README.md")
+    by_name = {path.name: count for path, count in found.items()}
+    assert by_name["README.md"] > 5 and by_name["summary.json"] > 200
+    assert sum(path.name == "metrics.json" for path in found) >= 12
+    assert sum(path.suffix == ".md" for path in found) == 9
+
+
+def test_every_document_is_traced(here):
+    found = counted("results")
+    assert found[Path("results/report.html")] > 1000
+    folders = {file.as_posix() for file in found}
+    for pattern in ("*/*/*/metrics.json", "*/*/*/latency.json", "tables/*.md"):
+        for file in Path("results").glob(pattern):
+            assert file.as_posix() in folders
+
+
+def test_a_part_of_the_results(here):
+    assert set(counted(RUN)) == {Path(RUN) / "metrics.json"}
+    assert set(counted("results/tables")) == set(Path("results/tables").glob("*.md"))
+
+
+def test_a_digit_in_the_readme(here):
+    here("README.md", replaced("max abs 0.0139", "max abs 0.0138"))
+    found = wrong("README.md")
+    line = Path("README.md").read_text(encoding="utf-8").split("0.0138")[0].count("\n") + 1
+    assert found == (
+        f"README.md, line {line}: found 0.0138, the results give 0.0139 "
+        f"({RUN}/metrics.json#max_abs_error)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "origin"),
+    [
+        ("tables/resnet34.md", "0.00262", "0.00263", f"{RUN}/metrics.json#mean_abs_error"),
+        ("tables/resnet34.md", "0.9999999837", "0.9999999838", "#cosine_similarity_min"),
+        ("tables/resnet34.md", "157 ±", "158 ±", "published.yaml#resnet34.latency.cpu.mean"),
+        ("tables/summary.md", "78.7 ±", "78.8 ±", f"{LATENCY}#batch_sizes.1.mean"),
+        ("tables/svhn.md", "97.09 %", "97.19 %", "#top5_same_order"),
+        ("report.html", ">0.0139</data>", ">0.0149</data>", f"{RUN}/metrics.json#max_abs_error"),
+        ("report.html", 'value="0.0139"', 'value="0.0149"', f"{RUN}/metrics.json#max_abs_error"),
+    ],
+)
+def test_a_digit_in_a_document(here, file, old, new, origin):
+    file = f"results/{file}"
+    here(file, replaced(old, new))
+    found = wrong("results")
+    line = Path(file).read_text(encoding="utf-8").split(new)[0].count("\n") + 1
+    assert found.startswith(f"{file}, line {line}: found ") and f"{origin})" in found
+    digits = [re.search(r"\d[\d.]*", text)[0] for text in (new, old)]
+    assert f"{digits[0]}" in found and f"{digits[1]}" in found
+
+
+def test_a_digit_in_a_metrics_json(here):
+    stated = json.loads(Path(f"{RUN}/metrics.json").read_text())["per_input"][1][
+        "l2" if 0 else "prob_relative_l2_error"
+    ]
+    text = repr(stated)
+    other = text[:6] + str((int(text[6]) + 1) % 10) + text[7:]
+    here(f"{RUN}/metrics.json", replaced(text, other))
+    found = wrong("results")
+    assert found.startswith(
+        f"{RUN}/metrics.json: per_input[1].prob_relative_l2_error: found {other}"
+    )
+    assert f"the arrays give {text[:5]}" in found
+
+
+def test_a_key_too_many_and_a_key_too_few(here):
+    here(f"{RUN}/metrics.json", replaced('"l2_error"', '"l3_error"'))
+    assert "l3_error: found 0." in wrong(f"{RUN}/metrics.json")
+
+
+def test_a_value_in_the_outputs(here):
+    def edit(content):
+        return content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]
+
+    here(f"{RUN}/outputs.npy", edit)
+    assert wrong("results").startswith(f"{RUN}/outputs.npy: found SHA-256 ")
+
+
+def test_a_value_in_the_outputs_with_its_hashes(here):
+    """Whoever changes the array and all of its hashes is found by the figures."""
+    array = np.load(f"{RUN}/outputs.npy")
+    old = evidence.sha256(f"{RUN}/outputs.npy")
+    array[1, 7] += np.float32(0.02)
+    here(f"{RUN}/outputs.npy", lambda _: b"")
+    np.save(f"{RUN}/outputs.npy", array)
+    for name in ("run.json", "metrics.json"):
+        here(f"{RUN}/{name}", replaced(old, evidence.sha256(f"{RUN}/outputs.npy"), -1))
+    found = wrong("results")
+    assert found.startswith(f"{RUN}/metrics.json: max_abs_error: found 0.01386")
+    assert "the arrays give 0.0237" in found
+    assert "line" in wrong("results/tables/resnet34.md")  # without metrics.json
+
+
+def test_a_sample_of_a_latency(here):
+    sample = str(json.loads(Path(LATENCY).read_text())["batch_sizes"]["1"]["samples"][3])
+    here(LATENCY, replaced(sample, str(float(sample) + 1)))
+    found = wrong("results")
+    assert found.startswith(f"{LATENCY}: batch_sizes.1.") and "the samples give" in found
+
+
+def test_the_rounding_of_another_cpu(here):
+    """The last digits of exp and log differ. Everything is written again from such figures."""
+    for file in Path("results").glob("*/*/*/metrics.json"):
+        stated = json.loads(file.read_text())
+        moved = derive.shifted(stated, 0.9)
+        content = json.dumps(moved).encode()
+        here(str(file), lambda _, content=content: content)
+    with pytest.MonkeyPatch.context() as patch:  # the manifests have the old hashes
+        patch.setattr("npu_parity.evidence.manifest.check", lambda *_: None)
+        report = Report.read(Path("results"))
+        systems = [
+            results.describe(report.folder / name, report.runs, dict(settings))
+            for name, settings in report.settings.items()
+        ]
+        rows = summary.rows(systems)
+        for system in systems:
+            text = tables.report(system, report.settings[system.name]["tables"])
+            Path(f"results/tables/{system.name}.md").write_text(text, encoding="utf-8")
+        stated = json.loads(Path("results/summary.json").read_text())
+        here("results/summary.json", lambda _: json.dumps(stated | {"rows": rows}).encode())
+        here("results/report.html", lambda _: (written() + "\n").encode())
+    assert counted("results", "README.md")
+
+
+def test_a_number_at_a_boundary_of_rounding_may_have_either_last_digit():
+    """0.0285 is printed as 0.028 or as 0.029, whichever side a CPU is on."""
+    figures = {"relative_l2_error": 1e-6, "max_abs_error": 0.00012345}
+    within = [derive.shifted(figures, by)["max_abs_error"] for by in (-1, 0, 1)]
+    assert {f"{x:.4g}" for x in within} == {"0.0001234", "0.0001235"}
+    assert within[2] / within[1] - 1 == pytest.approx(64 * 2**-53 * 1e6, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["_errors", "_ranking", "l2", "explained"])
+def test_a_mistake_in_the_metrics_is_found(name, monkeypatch):
+    """The derivation does not use the functions that wrote metrics.json."""
+    monkeypatch.setattr(metrics, name, None)
+    r, d = np.float32([[1, 2, 3]]), np.float32([[1, 2, 4]])
+    assert derive.compared(r, d, "classification")["max_abs_error"] == 1
+    assert derive.explained(d, r, r) == 0
+
+
+VALUES = st.one_of(
+    st.floats(-1e3, 1e3, width=32),
+    st.sampled_from([0.0, 1.0, 2.0, float("nan"), float("inf")]),
+)
+HEADS = {"length": 7, **{f"digit{i}": 11 for i in range(1, 6)}}
+CASES = {
+    "classification": (8, None, None),
+    "features": (1, None, None),
+    "digits": (62, HEADS, None),
+    "segmentation": (20, {"out": 12, "aux": 8}, {"out": (3, 2, 2), "aux": (2, 2, 2)}),
+}
+
+
+@pytest.mark.parametrize("task", CASES)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_both_derivations_agree(task, data):
+    columns, heads, shapes = CASES[task]
+    shape = (data.draw(st.integers(1, 3)), columns)
+    r = data.draw(arrays.arrays(np.float32, shape, elements=VALUES))
+    change = data.draw(
+        arrays.arrays(np.float32, shape, elements=st.floats(-1, 1, width=32), fill=st.just(0.0))
+    )
+    for d in (r + change, r):
+        stated = metrics.compare(r, d, task, heads, shapes)
+        again = derive.compared(r, d, task, heads, shapes)
+        # Exact 1 - cosine may be far below the rounding of unit vectors.
+        found = [line for line in differences(stated, again) if not tiny(line)]
+        assert found == []
+        judged = criteria.evaluate(stated), derive.criteria(stated)
+        assert list(differences(*judged)) == []
+
+
+def tiny(line):
+    """Whether a difference is one of two cosines that are 1 up to rounding."""
+    numbers = re.findall(r"(-?\d[\d.]*(?:e-?\d+)?)(?:, computed again|$)", line)
+    return "cosine" in line and all(abs(float(x)) < 1e-14 for x in numbers)
+
+
+@given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=30), st.integers(1, 16))
+def test_timings_agree(samples, size):
+    stated, again = latency.summarise(samples, size), derive.timings(samples, size)
+    for key, value in again.items():
+        assert value == (None if value is None else pytest.approx(stated[key], rel=1e-9, abs=1e-9))
+
+
+def run(*arguments):
+    done = CliRunner().invoke(app, ["trace", *arguments])
+    return done.exit_code, done.output, done.exception
+
+
+def test_the_command(here):
+    code, output, error = run()
+    assert error is None, error
+    assert code == 0 and "README.md: 11 numbers" in output
+    here("README.md", replaced("max abs 0.0139", "max abs 0.0138"))
+    code, output, error = run("README.md")
+    assert code == 1 and isinstance(error, ParityError)
+
+
+def test_mistakes_of_a_user(here, tmp_path):
+    assert wrong("no.md") == "no.md: there is no such file"
+    assert "found no folder results" in wrong(tmp_path)
+    assert "cannot be traced, expected one of" in wrong(f"{RUN}/divergence.csv")
+    (tmp_path / "results").mkdir()
+    assert "found no summary.json" in wrong(tmp_path / "results")
+    here(LATENCY, lambda _: b"{")
+    assert "is not JSON" in wrong(LATENCY)
