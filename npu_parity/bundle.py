@@ -21,7 +21,7 @@ PROJECT = PACKAGE.parent
 # The parts of this project that a run needs. A checkout has them, an installed wheel does not.
 WORKFLOW = (
     *("Snakefile", "rules", "scripts", "profiles", "envs", "models", PACKAGE.name),
-    *("Makefile", "pyproject.toml", "uv.lock", "README.md", "LICENSE"),
+    *("Makefile", "pyproject.toml", "uv.lock", "README.md", "README.zh.md", "LICENSE"),
 )
 CONFIG = Path("config.yaml")
 RESULTS = ("weights.safetensors", "weights.json", "inputs.npy", "inputs.json")
@@ -62,7 +62,7 @@ def bundle(to: Path, systems: Sequence[str] = (), target: wheels.Target | None =
         raise ParityError(f"{PROJECT} has no Snakefile: run this from a checkout of npu-parity")
     settings = config.load(CONFIG)
     chosen = {n: config.system(settings, n, CONFIG) for n in systems or settings["models"]}
-    files = [file for system in chosen.values() for file in own_files(system)]
+    files = [*own_files(settings, chosen)]
     _make(chosen)
     suffix = next((end for end in ARCHIVES if to.name.endswith(end)), "")
     with _staged(to) as place:
@@ -94,14 +94,16 @@ def bundle(to: Path, systems: Sequence[str] = (), target: wheels.Target | None =
     return [*chosen]
 
 
-def own_files(system: dict[str, Any]) -> Iterator[Path]:
-    """Yield the user's own files of a system, relative to the folder of the configuration.
+def own_files(settings: config.Config, systems: dict[str, Any]) -> Iterator[Path]:
+    """Yield the user's own files of some systems, relative to the folder of the configuration.
 
     Raises:
         ParityError: a file is missing, or is not below this folder.
     """
-    named = [file for files in config.FILES.values() for file in files(system)]
-    for name in dict.fromkeys([*named, *config.label_files(system)]):
+    finders = (*config.FILES.values(), config.label_files)
+    named = [file for system in systems.values() for find in finders for file in find(system)]
+    dumps = (config.dump_file(d, name) for d in settings["devices"].values() for name in systems)
+    for name in dict.fromkeys([*named, *filter(None, dumps)]):
         path = Path(name)
         if path.is_relative_to(PROJECT) and path.relative_to(PROJECT).parts[0] in WORKFLOW:
             continue  # the workflow has it

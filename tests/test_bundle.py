@@ -1,6 +1,5 @@
 """A bundle runs where there is no network, and what it makes has the same bytes."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -95,10 +94,11 @@ def test_every_file_has_its_hash(unpacked):
 def test_the_same_command_makes_the_same_bytes_without_a_network(project, unpacked, tmp_path):
     if subprocess.run([*ISOLATED, "true"], capture_output=True).returncode:
         pytest.skip("a network namespace is not permitted")
-    refused = f"import socket; socket.create_connection(('127.0.0.1', {os.getpid() % 999 + 1}))"
-    assert subprocess.run(
-        [*ISOLATED, sys.executable, "-c", refused], capture_output=True
-    ).returncode
+    with HubServer() as server:
+        reach = f"import socket; socket.create_connection(('127.0.0.1', {server.port}))"
+        for prefix, refused in (((), 0), (ISOLATED, 1)):
+            done = subprocess.run([*prefix, sys.executable, "-c", reach], capture_output=True)
+            assert done.returncode == refused
     env = {k: v for k, v in project.command()["env"].items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [*ISOLATED, sys.executable, "-m", "snakemake", "--cores", "2", "all"],

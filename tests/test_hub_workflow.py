@@ -1,15 +1,17 @@
 """The workflow with weights from both hubs, through their own clients: online, then offline."""
 
+import inspect
+import shutil
 from copy import deepcopy
 
 import pytest
 import torch
 from hub_server import NOWHERE, HubServer, hub_env
-from project import CONFIG, ROOT, Project, system
+from project import CONFIG, ROOT, Project, system, told
 from safetensors.torch import load_file, save
 
 from npu_parity import config, obtain
-from npu_parity.sources import architectures
+from npu_parity.sources import architectures, hubs
 from npu_parity.sources.seeds import draw
 from npu_parity.sources.weights import Wanted
 
@@ -129,6 +131,49 @@ def test_a_hubs_lite0_computes_what_the_packages_does(server, tmp_path):
         outputs[name] = (project.folder / f"results/{name}/cpu/measured/outputs.npy").read_bytes()
     assert outputs["modelscope"] == outputs["huggingface"] == outputs["package"]
     assert project.json("results/package/cpu/measured/run.json")["shape"] == [3, 1000]
+
+
+@pytest.fixture
+def small(server, tmp_path):
+    """A project of three small systems with weights of both hubs, in which nothing was run."""
+    sources = [*(f"{hub}:owner/small" for hub in HUBS), "seed:1"]
+    models = {name: system(weights=sources) for name in ("one", "two", "three")}
+    project = Project.make(tmp_path, {**CONFIG, "models": models})
+    project.env = server.env()
+    project.targets = [f"results/{name}/weights.json" for name in models]
+    state = drawn(f"{project.folder}/tiny.py:net")
+    server.add("owner/small", "model.safetensors", save(state))
+    yield project
+    server.fail(None)
+
+
+def test_hubs_that_never_answer_cost_one_probe_each(small, server):
+    """So `make` loses less than ten seconds, however many systems name hubs."""
+    server.fail("hang")
+    before = len(server.requests)
+    small.succeed(*small.targets)
+    assert [request.path for request in server.requests[before:]] == ["/", "/"]
+    for target in small.targets:
+        about = small.json(target)
+        assert about["source"] == "seed:1"
+        assert [t["source"].partition(":")[0] for t in about["tried"]] == [*HUBS]
+    deadline = inspect.signature(hubs.reachable).parameters["timeout"].default
+    assert deadline * len(HUBS) < 10  # seconds
+
+
+def test_a_byte_that_changed_on_a_hub_is_refused_with_both_hashes(small, server):
+    target = small.targets[0]
+    small.succeed(target)
+    shutil.rmtree(small.folder / "results")
+    _, tree = server.tree("owner/small", None)
+    old = tree["model.safetensors"].sha256
+    content = server.blobs[old]
+    server.add("owner/small", "model.safetensors", content[:-1] + bytes([content[-1] ^ 1]))
+    done = small.run(target)
+    line = told(done.stdout)
+    assert done.returncode != 0 and not small.files("results/one/*")
+    assert old in line and server.tree("owner/small", None)[1]["model.safetensors"].sha256 in line
+    assert "npu-parity accept 'modelscope:owner/small'" in line
 
 
 def test_every_systems_weights_arrive_from_its_hubs(server, tmp_path):

@@ -1,7 +1,5 @@
 """The workflow itself, run by Snakemake in folders of its own on networks of a few layers."""
 
-import hashlib
-import inspect
 import json
 import os
 import re
@@ -20,9 +18,6 @@ from project import ABSENT, CONFIG, Project, draw, sha256, system, told
 from safetensors.numpy import load_file, save_file
 
 from npu_parity.backends.device import Device
-from npu_parity.sources import lock
-from npu_parity.sources.clients import CLIENTS
-from npu_parity.sources.hubs import reachable
 
 pytestmark = pytest.mark.slow
 
@@ -567,35 +562,6 @@ def test_no_hub(hubs):
     assert hubs.json(strict)["source"] == FROM_HUBS[0]
     assert hubs.json(seeded) == found
     assert "results/hubs.json" not in hubs.files()
-
-
-def test_hubs_that_never_answer_cost_one_probe_each(hubs, served):
-    """So `make` loses less than ten seconds, however many systems name hubs."""
-    targets = [add(hubs, name, *FROM_HUBS, "seed:7") for name in ("one", "two", "three")]
-    served.server.fail("hang")
-    before = len(served.server.requests)
-    hubs.succeed(*targets)
-    asked = [request.path for request in served.server.requests[before:]]
-    assert asked == ["/", "/"]
-    for target in targets:
-        assert hubs.json(target)["source"] == "seed:7"
-        assert [t["source"] for t in hubs.json(target)["tried"]] == [*FROM_HUBS]
-    deadline = inspect.signature(reachable).parameters["timeout"].default
-    assert deadline * len(CLIENTS) < 10  # seconds
-
-
-def test_a_byte_that_changed_on_a_hub_is_refused_with_both_hashes(hubs, served):
-    (entry,) = [e for s, e in lock.read(hubs.folder / lock.FILE).items() if s == FROM_HUBS[1]]
-    content = served.server.blobs[entry.sha256("model.safetensors")]
-    changed = content[:-1] + bytes([content[-1] ^ 1])
-    shutil.rmtree(hubs.folder / "results/second")
-    served.server.add("owner/name", "model.safetensors", changed)
-    done = hubs.run("results/second/weights.json")
-    served.server.add("owner/name", "model.safetensors", content)
-    line = told(done.stdout)
-    assert done.returncode != 0 and not hubs.files("results/second/*")
-    assert all(hashlib.sha256(c).hexdigest() in line for c in (content, changed))
-    assert f"npu-parity accept '{FROM_HUBS[1]}'" in line
 
 
 def test_corrupt_download_never_becomes_weights(hubs, served):
