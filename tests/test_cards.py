@@ -295,7 +295,7 @@ def test_weights_of_a_hub_name_their_repository_and_licence():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("titel: a", "found the key 'titel', expected the keys title, source"),
+        ("name: a", "found the key 'name', expected the keys title, source"),
         ("title: [a]", "title: found ['a'], expected text"),
         ("tags: a", "tags: found 'a', expected a list"),
         ("- a", "found no mapping"),
