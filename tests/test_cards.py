@@ -214,10 +214,23 @@ def test_a_text_with_a_variable_is_refused(change, left):
 
 def test_a_number_that_is_missing_is_refused():
     broken = system("resnet34")
-    broken.inputs["preprocessing"]["resize"] = ""
-    broken.inputs["names"][0] = ""
-    with pytest.raises(ParityError, match="empty or unexpanded field"):
+    broken.metrics["npu/predicted"]["cosine_similarity"] = float("nan")
+    with pytest.raises(ParityError, match=r"unexpanded field: found '. cosine similarity"):
         cards.body(broken, texts("resnet34"))
+
+
+@pytest.mark.parametrize("language", cards.FILES)
+def test_names_and_findings_may_be_anything(language):
+    """A class may be called None, and a port may compute nan: there is a card nevertheless."""
+    odd = system("resnet34")
+    odd.labels[:] = ["None", "nan", "$100 bill", "", "{{ a }}"] * 200
+    odd.inputs["names"][0] = "nan"
+    found = odd.metrics["onnxruntime/measured"]
+    reason = "reference, input nan: nan in column 3"
+    found["verdict_line"] = f"FAIL (question 3, same answer: {reason})"
+    found["questions"][2].update(passed=False, findings=[reason])
+    text = cards.body(odd, texts("resnet34"), language)
+    assert "`nan`" in text and f"`{reason}`" in text
 
 
 def test_unknown_language_and_hub():
@@ -295,7 +308,7 @@ def test_weights_of_a_hub_name_their_repository_and_licence():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("titel: a", "found the key 'titel', expected the keys title, source"),
+        ("name: a", "found the key 'name', expected the keys title, source"),
         ("title: [a]", "title: found ['a'], expected text"),
         ("tags: a", "tags: found 'a', expected a list"),
         ("- a", "found no mapping"),

@@ -19,9 +19,9 @@ from npu_parity.report.results import System, title
 FILES = {"en": "card.md", "zh": "card.zh.md"}
 
 # What a template, a shell or Python leaves behind if a value is missing.
-LEFT_OVER = re.compile(
-    r"\$\w+|\$\{|\{\{|\}\}|\{%|%\}|(?<![\w`'\"])(?:None|nan|undefined)(?![\w`'\"])"
-)
+LEFT_OVER = re.compile(r"\$\w+|\$\{|\{\{|\}\}|\{%|%\}|(?<!\w)(?:None|nan|undefined)(?!\w)")
+CODE = re.compile(r"`[^`]+`")
+BLANK = re.compile(r"[:=：]\s*[。，,;；]")
 EMPTY = ("", "None", "nan", "``")
 
 TABLES: dict[str, Callable[[System], pd.DataFrame]] = {
@@ -65,7 +65,10 @@ def body(system: System, about: About, language: str = "en", published: bool = F
     translate = terms.translator(language)
 
     def shown(frame: pd.DataFrame, names: bool = False) -> str:
-        return "" if frame.empty else tables.markdown(terms.table(frame, translate, names))
+        if frame.empty:
+            return ""
+        cells = frame.map(literal) if names else frame
+        return tables.markdown(terms.table(cells, translate, names))
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(terms.TEMPLATES),
@@ -93,10 +96,11 @@ def body(system: System, about: About, language: str = "en", published: bool = F
             npu=next(map(_device, hubs.on_npu(system, "")), "npu"),
             reference=_device(system.runs[0]),
             lines={
-                translate(title(r)): translate(m["verdict_line"]) for r, m in system.metrics.items()
+                translate(title(r)): literal(translate(m["verdict_line"]))
+                for r, m in system.metrics.items()
             },
             reasons={
-                translate(title(run)): [(n, translate(text)) for n, text in found]
+                translate(title(run)): [(n, literal(translate(text))) for n, text in found]
                 for run, found in exhibits.reasons(system).items()
             },
             version=evidence.versions()["npu-parity"],
@@ -123,6 +127,17 @@ def card(system: System, about: About, hub: str, language: str) -> str:
     return text
 
 
+def literal(text: str) -> str:
+    """Return a name or a finding. It is code if it has something that looks left over, such as nan.
+
+    >>> literal("cat"), literal("nan in column 3"), literal(" ")
+    ('cat', '`nan in column 3`', '(no name)')
+    """
+    if not text.strip():
+        return "(no name)"
+    return f"`{text}`" if LEFT_OVER.search(text) else text
+
+
 def require_complete(text: str, name: str) -> None:
     """Raise ParityError with the first line that has an empty or unexpanded field, if any."""
     for number, found in incomplete(text):
@@ -146,6 +161,6 @@ def incomplete(text: str) -> Iterator[tuple[int, str]]:
         cells = (
             [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] if line[:1] == "|" else []
         )
-        blank = any(cell in EMPTY for cell in cells)
-        if blank or LEFT_OVER.search(line) or re.search(r"[:=：]\s*[。，,;；]", line):
+        blank = any(cell in EMPTY for cell in cells) or (not cells and BLANK.search(line))
+        if blank or LEFT_OVER.search(CODE.sub("", line)):
             yield number, line
