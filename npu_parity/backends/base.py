@@ -72,12 +72,19 @@ class Backend(ABC):
     def switches(self, numerics: Numerics) -> dict[str, Any]:
         """Return the settings of torch that give the device these numerics, by their path.
 
-        ``{"backends.cudnn.allow_tf32": True}`` sets ``torch.backends.cudnn.allow_tf32``.
+        ``{"backends.cudnn.allow_tf32": True}`` sets ``torch.backends.cudnn.allow_tf32``. A setting
+        with the value None is not changed, only recorded.
         """
         return {}
 
-    def prepare(self) -> None:  # noqa: B027  (most backends need nothing)
-        """Prepare the backend before the first operator runs."""
+    def read(self, path: str) -> Any:
+        """Return the current value of a setting of torch; None if it was never set."""
+        return getattr(*_resolve(path))
+
+    def write(self, path: str, value: Any) -> None:
+        """Change a setting of torch; see `switches`."""
+        holder, attribute = _resolve(path)
+        setattr(holder, attribute, value)
 
     def target(self) -> "torch.device":
         """Return the torch device; ParityError if torch finds none."""
@@ -149,12 +156,18 @@ class Backend(ABC):
                     f"device {self.name}: found numerics {found} for {kind}, expected one of "
                     f"{', '.join(self.formats)}"
                 )
-        self.prepare()
         with contextlib.ExitStack() as stack:
             for path, value in self.switches(numerics).items():
-                holder, attribute = _resolve(path)
-                stack.callback(setattr, holder, attribute, getattr(holder, attribute))
-                setattr(holder, attribute, value)
+                if value is None:
+                    continue
+                if (found := self.read(path)) is not None:  # one that was never set stays set
+                    stack.callback(self.write, path, found)
+                self.write(path, value)
+                if (found := self.read(path)) != value:
+                    raise ParityError(
+                        f"device {self.name}: torch.{path} was set to {value!r}, but it reads "
+                        f"{found!r}; this version of the software cannot switch its numerics"
+                    )
             try:
                 yield target
             except RuntimeError as error:
@@ -166,9 +179,7 @@ class Backend(ABC):
 
     def found_switches(self, numerics: Numerics) -> Mapping[str, Any]:
         """Return the current values of the switches, by their full name in torch."""
-        return {
-            f"torch.{path}": getattr(*_resolve(path)) for path in sorted(self.switches(numerics))
-        }
+        return {f"torch.{path}": self.read(path) for path in sorted(self.switches(numerics))}
 
     def synchronize(self) -> None:
         """Wait until the device has finished all its work."""
@@ -235,10 +246,14 @@ class Accelerator(Backend):
         return None if glob.glob(self.node) else f"this machine has no {self.node}"
 
     def describe(self) -> dict[str, Any]:
-        """Return the device's name from its driver."""
-        with contextlib.suppress(AttributeError):
-            return {"name": self._module().get_device_name(0)}
-        return {"name": self.name}
+        """Return the device's name and memory in bytes from its driver, as far as they are known."""
+        found: dict[str, Any] = {"name": self.name}
+        # torch_npu raises an AssertionError if it finds no device, and the driver a RuntimeError.
+        with contextlib.suppress(AttributeError, AssertionError, RuntimeError):
+            module = self._module()
+            found["name"] = module.get_device_name(0)
+            found["total_memory"] = module.get_device_properties(0).total_memory
+        return found
 
 
 def _resolve(path: str) -> tuple[Any, str]:
