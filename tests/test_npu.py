@@ -295,48 +295,116 @@ def test_record_says_where_it_ran(folder, measured):
         "name": "Ascend910B stand-in",
         "cann": "stand-in for CANN",
         "soc": "Ascend910B stand-in",
+        "total_memory": 64 * 2**30,
     }
     assert record["switches"] == {
         "torch.npu.conv.allow_hf32": True,
         "torch.npu.matmul.allow_hf32": False,
+        "torch.npu.matmul.cube_math_type": None,
+        "torch.npu.option.ACL_PRECISION_MODE": None,
+        "torch.npu.option.jitCompile": "disable",
     }
     assert record["versions"]["torch-npu"] == "2.14.0+standin"
     assert record["sha256"]["outputs"] == evidence.sha256(place / "outputs.npy")
 
 
-# The verdict
+# A device that misbehaves
 
-VERDICTS = """
+CHECKS = """
 import copy, json, os, sys
 import numpy as np
 from npu_parity.check import check_port
+from npu_parity.errors import ParityError
 from npu_parity.sources import checkpoints
 
 model = checkpoints.load(sys.argv[1])
 inputs = np.load(f"{sys.argv[1]}/inputs.npy")
-reports = {}
-for fault in ("", "dead_channel", "nan", "fp16"):
+found = {}
+for name, (fault, numerics) in json.load(sys.stdin).items():
     os.environ["STANDIN_NPU_FAULT"] = fault
-    report = check_port(model, copy.deepcopy(model), inputs, device="npu")
-    passed = [answer.passed for answer in report.verdict.answers]
-    first = report.first and report.first.operator
-    reports[fault] = [report.verdict.word, passed[:3], report.numerics_found, first]
-print(json.dumps(reports))
+    try:
+        found[name] = str(check_port(model, copy.deepcopy(model), inputs, "npu", numerics))
+    except ParityError as error:
+        found[name] = f"error: {error}"
+print(json.dumps(found))
 """
 
+# Each misbehaviour: the fault, the numerics that are asked for, and how the product names it.
+MISBEHAVIOURS = {
+    "none": ("", HF32, r"PASS \(strong.*nearest numerics: hf32"),
+    "none, HF32 off": ("", FP32, r"PASS \(strong.*nearest numerics: fp32"),
+    "wrong kernel": (
+        "dead_channel",
+        HF32,
+        r"FAIL \(question 2, same kernels: operator 0 aten.convolution.default at stem.0: .*found 0 "
+        r"at .*goes wrong first at operator 0 aten.convolution.default, stem.0",
+    ),
+    "NaN": ("nan", HF32, r"FAIL \(question 2.* at stem.0: .*found nan.*3\..*input 0: nan in column"),
+    "results before synchronisation": ("early", HF32, r"FAIL .*3\. same answer\? no: input 0: "),
+    "coarser numerics than the flags say": (
+        "fp16",
+        HF32,
+        r"FAIL \(question 2.* at stem.0: .*follows from operands in hf32.*3\. same answer\? no",
+    ),
+    "HF32 that cannot be switched off": (
+        "hf32",
+        FP32,
+        r"FAIL \(question 2.* at stem.0: .*3\. same answer\? no.*nearest numerics: hf32",
+    ),
+    "HF32 in products that do not allow it": (
+        "hf32",
+        HF32,
+        r"FAIL \(question 2.*aten.addmm.default at head.1: .*from operands in fp32",
+    ),
+    "flags that do nothing": (
+        "deaf",
+        FP32,
+        r"error: device npu: torch.npu.conv.allow_hf32 was set to False, but it reads True; ",
+    ),
+    "silent fallback to the CPU": (
+        "cpu",
+        HF32,
+        r"PASS \(weak.*4\. enough evidence\? no: the outputs are the reference's, bit for bit: "
+        r"perhaps the device was not used.*nearest numerics: fp32",
+    ),
+    "out of memory": ("no_memory", HF32, r"error: device npu failed: NPU out of memory\. Tried to"),
+    "out of memory in mid-run": (
+        "full",
+        HF32,
+        r"error: Net on input \d of shape \(1, 3, 30, 30\): RuntimeError: NPU out of memory\. Tried",
+    ),
+    "device lost in mid-run": (
+        "lost",
+        HF32,
+        r"error: device npu failed: synchronize:.*NPU function error: .*, error code is 507015$",
+    ),
+    "a device that recovers": ("", HF32, r"PASS \(strong.*nearest numerics: hf32"),
+}
 
-def test_verdict(folder):
-    done = python("-c", VERDICTS, folder / "tiny")
+
+@pytest.fixture(scope="module")
+def checked(folder):
+    """What `check_port` says about each of `MISBEHAVIOURS`."""
+    asked = {name: case[:2] for name, case in MISBEHAVIOURS.items()}
+    done = python("-c", CHECKS, folder / "tiny", stdin=json.dumps(asked))
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found[""] == ["PASS", [True, True, True], "hf32", None]
-    for fault in ("dead_channel", "nan"):
-        word, answers, _, first = found[fault]
-        assert (word, answers) == ("FAIL", [True, False, False])
-        assert first == "aten.convolution.default"
-    word, (_, _, same_answer), numerics, _ = found["fp16"]
-    assert (word, same_answer) == ("FAIL", False)
-    assert numerics in ("fp16", "tf32")  # the same bits where no operand leaves float16's range
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", MISBEHAVIOURS)
+def test_misbehaviour_is_named(checked, name):
+    *_, named = MISBEHAVIOURS[name]
+    assert re.match(named, checked[name], re.DOTALL), checked[name]
+    if named.startswith("error"):
+        assert len(checked[name].splitlines()) == 1
+
+
+def test_every_fault_of_the_standin_is_asked_for():
+    """A fault without a case here would show nothing. `no_cann` has tests of its own below."""
+    done = python("-c", "import torch, torch_npu; print(*torch_npu.npu.FAULTS)")
+    assert done.returncode == 0, done.stderr
+    asked = {fault for fault, *_ in MISBEHAVIOURS.values()} - {""}
+    assert set(done.stdout.split()) == asked | {"no_cann"}
 
 
 # Nothing to run on

@@ -156,22 +156,30 @@ class Backend(ABC):
                     f"device {self.name}: found numerics {found} for {kind}, expected one of "
                     f"{', '.join(self.formats)}"
                 )
-        with contextlib.ExitStack() as stack:
-            for path, value in self.switches(numerics).items():
-                if value is None:
-                    continue
-                if (found := self.read(path)) is not None:  # one that was never set stays set
-                    stack.callback(self.write, path, found)
-                self.write(path, value)
-                if (found := self.read(path)) != value:
-                    raise ParityError(
-                        f"device {self.name}: torch.{path} was set to {value!r}, but it reads "
-                        f"{found!r}; this version of the software cannot switch its numerics"
-                    )
-            try:
+        try:
+            with contextlib.ExitStack() as stack:
+                for path, value in self.switches(numerics).items():
+                    if value is not None:
+                        stack.enter_context(self._switched(path, value))
                 yield target
-            except RuntimeError as error:
-                raise self.failure(error) from error
+        except RuntimeError as error:  # a lost device also fails while the switches are restored
+            raise self.failure(error) from error
+
+    @contextlib.contextmanager
+    def _switched(self, path: str, value: Any) -> Iterator[None]:
+        """Give a setting a value inside; a setting that was never set before stays set."""
+        before = self.read(path)
+        self.write(path, value)
+        try:
+            if (found := self.read(path)) != value:
+                raise ParityError(
+                    f"device {self.name}: torch.{path} was set to {value!r}, but it reads "
+                    f"{found!r}; this version of the software cannot switch its numerics"
+                )
+            yield
+        finally:
+            if before is not None:
+                self.write(path, before)
 
     def failure(self, error: RuntimeError) -> Exception:
         """Return the exception for a failure of the device, with one line from its driver."""

@@ -26,7 +26,7 @@ FAULTS = {
     "lost": "the device is lost in mid-run",
     "no_cann": "the import fails",
 }
-MID_RUN = 20  # operators before a fault in mid-run
+MID_RUN = 40  # operators before a fault in mid-run
 
 _seconds = float(os.environ.get("STANDIN_NPU_MS", 0)) / 1000
 _ready = 0.0  # when the device will have finished what was launched
