@@ -15,6 +15,8 @@ rule latency:
     conda:
         software
     threads: workflow.cores
+    resources:
+        cards=cards,
     params:
         script=script("latency"),
         options=program(

@@ -14,6 +14,8 @@ rule operators:
         "logs/{system}/{device}/measured/operators.log",
     conda:
         software
+    resources:
+        cards=cards,
     params:
         output=subpath(output.program, parent=True),
         script=script("operators"),
@@ -35,7 +37,9 @@ rule numerics:
     log:
         "logs/{system}/{device}/measured/numerics.log",
     conda:
-        "../envs/cpu.yaml"
+        software
+    resources:
+        cards=cards,
     params:
         script=script("numerics"),
         options=program(

@@ -9,6 +9,7 @@ import os
 from functools import cache
 
 from npu_parity import evidence
+from npu_parity.backends.base import Accelerator
 from npu_parity.backends.device import BACKENDS
 from npu_parity.evidence.code import digest
 from npu_parity.sources import pretrained
@@ -70,6 +71,13 @@ def software(wildcards) -> str:
     own_code = wildcards.get("run", "measured") in ("measured", "hosted")
     found = own_code and os.path.exists(f"{workflow.basedir}/envs/{own}")
     return f"../envs/{own}" if found else "../envs/cpu.yaml"
+
+
+def cards(wildcards) -> int:
+    """Return how many accelerators a program uses: `--resources cards=8` allows eight at a time."""
+    backend = BACKENDS[config["devices"][wildcards.device]["backend"]]
+    measured = wildcards.get("run", "measured") == "measured"
+    return int(measured and issubclass(backend, Accelerator))
 
 
 def setting(key: str):

@@ -39,6 +39,8 @@ rule outputs:
         "logs/{system}/{device}/{run}/outputs.log",
     conda:
         software
+    resources:
+        cards=cards,
     params:
         script=script("outputs"),
         options=program(

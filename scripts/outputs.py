@@ -34,6 +34,7 @@ def main(
     array = evidence.read_inputs(inputs)
     used = device.use_threads(threads)
     place = device if run == "measured" else Device("cpu")
+    place.take_card()
     place.implementation.seed(SEED)
     if exported:
         model = place.implementation.opened(exported)

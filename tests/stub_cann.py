@@ -10,7 +10,15 @@ import subprocess
 import pytest
 
 # The libraries of CANN that torch_npu loads during its import.
-LIBRARIES = ("hccl", "ascendcl", "acl_op_compiler", "ge_runner", "graph", "acl_tdt_channel", "opapi")
+LIBRARIES = (
+    "hccl",
+    "ascendcl",
+    "acl_op_compiler",
+    "ge_runner",
+    "graph",
+    "acl_tdt_channel",
+    "opapi",
+)
 
 # Torch's own list of keys for the allocator is hidden. So each library has the first and only key,
 # and a pair of torch and torch_npu that would abort can be imported.

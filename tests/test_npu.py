@@ -19,6 +19,7 @@ from torch.utils import backend_registration
 
 from npu_parity import evidence
 from npu_parity.backends.device import Device
+from npu_parity.backends.latency import STAGED
 from npu_parity.backends.outputs import measure, predict
 from npu_parity.numerics.formats import Numerics
 from npu_parity.sources import architectures, checkpoints
@@ -276,13 +277,14 @@ def test_faults_show(folder, measured):
 
 def test_flags_are_set_and_put_back(measured):
     assert (measured["conv"], measured["matmul"]) == (True, False)
-    conv = [event for event, _ in measured["trace"] if event.startswith("conv")]
+    trace = [event for event, count in measured["trace"] for _ in range(count)]
+    conv = [event for event in trace if event.startswith("conv")]
     set_by_runs = ["on" if run[1]["conv"] == "hf32" else "off" for run in RUNS.values()]
     twice = [value for value in set_by_runs for _ in range(2)]  # for the run, and for its record
     assert conv[::2] == [f"conv hf32 {value}" for value in twice]
     assert conv[1::2] == ["conv hf32 on"] * len(twice)
-    compiled = [event for event, _ in measured["trace"] if event.startswith("jit_compile")]
-    assert compiled == ["jit_compile off"] * len(twice)
+    compiled = [event for event in trace if event.startswith("jit_compile")]
+    assert set(compiled) == {"jit_compile off"}
 
 
 def test_record_says_where_it_ran(folder, measured):
@@ -336,10 +338,14 @@ MISBEHAVIOURS = {
     "wrong kernel": (
         "dead_channel",
         HF32,
-        r"FAIL \(question 2, same kernels: operator 0 aten.convolution.default at stem.0: .*found 0 "
-        r"at .*goes wrong first at operator 0 aten.convolution.default, stem.0",
+        r"FAIL \(question 2, same kernels: operator 0 aten.convolution.default at stem.0: .*found 0"
+        r" at .*goes wrong first at operator 0 aten.convolution.default, stem.0",
     ),
-    "NaN": ("nan", HF32, r"FAIL \(question 2.* at stem.0: .*found nan.*3\..*input 0: nan in column"),
+    "NaN": (
+        "nan",
+        HF32,
+        r"FAIL \(question 2.* at stem.0: .*found nan.*3\..*input 0: nan in column",
+    ),
     "results before synchronisation": ("early", HF32, r"FAIL .*3\. same answer\? no: input 0: "),
     "coarser numerics than the flags say": (
         "fp16",
@@ -371,7 +377,7 @@ MISBEHAVIOURS = {
     "out of memory in mid-run": (
         "full",
         HF32,
-        r"error: Net on input \d of shape \(1, 3, 30, 30\): RuntimeError: NPU out of memory\. Tried",
+        r"error: Net on input \d of shape \(1, 3, 30, 30\): RuntimeError: NPU out of memory\.",
     ),
     "device lost in mid-run": (
         "lost",
@@ -531,24 +537,32 @@ def test_workflow_times_the_npu(snakemake):
     for (before, _), (event, launches), (after, _) in zip(runs, runs[1:], runs[2:], strict=False):
         if (before, event, after) == ("synchronize", "launch", "synchronize"):
             timed.append(launches)
-    steady = timed[2:]  # the first two passes estimate the time and also check the outputs
-    assert len(set(steady)) == 1 and steady[0] > 10
-    assert sum(count for event, count in runs if event == "synchronize") == 2 * len(timed)
+    checks = timed[:3]  # the first call, and two passes that estimate the time
+    steady = min(timed)
+    # A pass by the clock of the device is followed by one that gives outputs to copy.
+    assert steady > 10 and set(timed) == {steady, checks[0], steady + checks[0]}
+    assert len(set(checks)) == 1
 
     found = json.loads((snakemake.folder / target).read_text())
-    # Two passes warm up each batch size. A busy machine is measured again.
+    # A first call and two warm passes for each batch size. A busy machine is measured again.
     attempts = [found["batch_sizes"][size]["attempts"] for size in ("1", "2")]
-    most = 2 + (2 + 5 * attempts[0]) + (2 + 3 * attempts[1])
-    assert 2 + (2 + 5) + (2 + 3) <= len(timed) <= most
+    most = 2 + (3 + 5 * attempts[0] + 2 * STAGED) + (3 + 3 * attempts[1] + 2 * STAGED)
+    assert 2 + (3 + 5 + 2 * STAGED) + (3 + 3 + 2 * STAGED) <= len(timed) <= most
     assert (found["unit"], found["backend"]) == ("ms", "npu")
     # The profile leaves what it does not name.
     assert found["numerics"] == Numerics(**HF32).to_dict()
     assert found["executed_on"]["name"] == "Ascend910B stand-in"
     assert found["executed_on"]["cann"] == "stand-in for CANN"
+    assert found["peak_memory_bytes"] > 0
     weights = snakemake.folder / "results" / "tiny" / "weights.safetensors"
     assert found["weights_sha256"] == evidence.sha256(weights)
     for size, count in (("1", 5), ("2", 3)):
         timing = found["batch_sizes"][size]
         assert len(timing["samples"]) == count
-        assert min(timing["samples"]) >= steady[0]  # each launch keeps the device busy for 1 ms
+        assert min(timing["samples"]) >= steady  # each launch keeps the device busy for 1 ms
+        stages = timing["stages"]
+        assert {len(samples) for samples in stages.values()} == {STAGED}
+        assert min(stages["compute"]) >= steady and min(stages["on_device"]) >= steady
+        assert timing["first_call"] >= steady
+        assert min(map(min, (stages["to_device"], stages["to_host"]))) >= 0
         assert timing["throughput"] == pytest.approx(1000 * int(size) / timing["mean"])

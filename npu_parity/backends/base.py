@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import glob
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from npu_parity.backends import environment
+from npu_parity.backends import cards, environment
 from npu_parity.backends.machine import cpus
 from npu_parity.errors import ParityError, first_line
 from npu_parity.numerics.formats import PRESETS, Numerics
@@ -215,6 +216,25 @@ class Backend(ABC):
         """Seed the random numbers of the CPU and of all accelerators that torch has loaded."""
         self.load().manual_seed(number)
 
+    def take_card(self) -> None:  # noqa: B027  (most machines have one)
+        """Take a free card for this process, before torch uses the device."""
+
+    def device_time(self, run: Callable[[], Any]) -> float | None:
+        """Return how many ms the device itself takes for `run`; None if it has no clock."""
+        event = self._event()
+        if event is None:
+            return None
+        start, end = event(enable_timing=True), event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+    def _event(self) -> Any:
+        """Return the class of events that have the device's time; None if there is none."""
+        return getattr(self._module(), "Event", None)
+
     def least_threads(self, numerics: Numerics) -> int:
         """Return the smallest number of CPU threads that the numerics need."""
         return 1
@@ -241,26 +261,37 @@ class Backend(ABC):
 
 
 class Accelerator(Backend):
-    """A backend whose driver creates a file in ``/dev``.
+    """A backend whose driver creates a file in ``/dev`` for each card.
 
     Attributes:
-        node: pattern of that file.
+        node: pattern of those files.
+        visible: variable of the environment with the numbers of the cards that a process may use.
     """
 
     node: ClassVar[str]
+    visible: ClassVar[str]
 
     def missing(self, numerics: Numerics) -> str | None:
         """Return why this machine cannot measure: it has no such file."""
         return None if glob.glob(self.node) else f"this machine has no {self.node}"
 
+    def take_card(self) -> None:
+        """Take a free card, if the machine has several and the user did not choose one."""
+        every = (str(number) for number in range(len(glob.glob(self.node))))
+        numbers = os.environ.get(self.visible, ",".join(every)).split(",")
+        if len(numbers) > 1:
+            os.environ[self.visible] = cards.take(self.name, numbers)
+
     def describe(self) -> dict[str, Any]:
-        """Return the device's name and memory in bytes from its driver, as far as they are known."""
+        """Return the device's name, its memory in bytes and its card, as far as they are known."""
         found: dict[str, Any] = {"name": self.name}
         # torch_npu raises an AssertionError if it finds no device, and the driver a RuntimeError.
         with contextlib.suppress(AttributeError, AssertionError, RuntimeError):
             module = self._module()
             found["name"] = module.get_device_name(0)
             found["total_memory"] = module.get_device_properties(0).total_memory
+        if self.visible in os.environ:
+            found["card"] = os.environ[self.visible]
         return found
 
 

@@ -25,6 +25,7 @@ class Npu(Accelerator):
     preset = "ascend910b"
     hint = f"source CANN's set_env.sh, or install the npu extra again: {environment.INSTALL}"
     node = "/dev/davinci[0-9]*"
+    visible = "ASCEND_RT_VISIBLE_DEVICES"
 
     def missing(self, numerics: Numerics) -> str | None:
         """Return why this machine cannot measure: no such file, or no torch_npu."""

@@ -183,7 +183,7 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
         row["operators"] = _operators(system.operators.get(run))
         row["criterion"] = found["criteria"].get(system.criterion) if found else None
         row["latency"] = (
-            {k: v for k, v in timed["batch_sizes"]["1"].items() if k != "samples"}
+            {k: v for k, v in timed["batch_sizes"]["1"].items() if k not in ("samples", "stages")}
             if timed and "1" in timed["batch_sizes"]
             else None
         )
