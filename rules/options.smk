@@ -149,13 +149,25 @@ def in_run(file: str):
     )
 
 
+def only_device(wildcards) -> list[str]:
+    """Return the option with the device of a program."""
+    device = config["devices"][wildcards.device]
+    target = {key: device[key] for key in ("backend", "numerics", "precision")}
+    return [f"--device={json.dumps(target)}"]
+
+
 def on_device(wildcards) -> list[str]:
     """Return the options of a program that runs the network: weights, inputs and the device."""
-    folder, device = f"results/{wildcards.system}", config["devices"][wildcards.device]
-    target = {key: device[key] for key in ("backend", "numerics", "precision")}
+    folder = f"results/{wildcards.system}"
     options = {"weights-folder": folder, "inputs": f"{folder}/inputs.npy"}
-    options["device"] = json.dumps(target)
-    return [f"--{name}={value}" for name, value in options.items()]
+    return [*(f"--{k}={v}" for k, v in options.items()), *only_device(wildcards)]
+
+
+def probed(wildcards) -> dict:
+    """Return the probe of an accelerator, which is made before a network runs there."""
+    return (
+        {"probe": f"results/probes/{wildcards.device}.json"} if cards(wildcards) else {}
+    )
 
 
 def has_port(wildcards) -> bool:

@@ -32,6 +32,7 @@ rule outputs:
     input:
         unpack(network),
         unpack(exported),
+        unpack(probed),
     output:
         array="results/{system}/{device}/{run}/outputs.npy",
         sidecar="results/{system}/{device}/{run}/run.json",

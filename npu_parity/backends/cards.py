@@ -6,11 +6,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 POLL_SECONDS = 1.0  # between two looks for a free card
 
-_taken: dict[str, tuple[str, IO[str]]] = {}  # card and locked file, by backend
+_taken: dict[str, tuple[str, int]] = {}  # card and descriptor of its locked file, by backend
 
 
 def take(backend: str, cards: Sequence[str], folder: Path | None = None) -> str:
@@ -28,11 +27,12 @@ def take(backend: str, cards: Sequence[str], folder: Path | None = None) -> str:
     place = folder or Path(tempfile.gettempdir())
     while True:
         for card in cards:
-            file = (place / f"npu-parity-{os.getuid()}-{backend}-{card}.lock").open("a")
+            path = place / f"npu-parity-{os.getuid()}-{backend}-{card}.lock"
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.close()
+                os.close(file)
                 continue
             _taken[backend] = card, file
             return card

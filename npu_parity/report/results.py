@@ -78,6 +78,12 @@ class System:
         """``metrics.json`` of every run except the reference."""
         return {r: evidence.read_json(self.folder / r / "metrics.json") for r in self.runs[1:]}
 
+    @cached_property
+    def numerics(self) -> dict[str, dict[str, Any]]:
+        """``numerics.json`` of every measured run except the reference."""
+        measured = [r for r in self.runs[1:] if r.endswith("/measured")]
+        return {r: evidence.read_json(self.folder / r / "numerics.json") for r in measured}
+
     @property
     def comparable(self) -> dict[str, dict[str, Any]]:
         """`metrics` of all runs with outputs of the reference's shape."""

@@ -149,6 +149,9 @@ def _break(result):
         result[(0,) * result.dim()] = torch.nan
 
 
+# A module that changes its dtype gets new parameters, because the data of a parameter is in `host`.
+torch.__future__.set_overwrite_module_params_on_conversion(True)
+
 # What torch calls on the backend itself, past the tensors' own dispatch: making and filling them.
 _every, _own = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
 _every.fallback(execute, "PrivateUse1")
