@@ -14,16 +14,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import stub_cann
 from project import ROOT
+from torch.utils import backend_registration
 
 pytestmark = pytest.mark.slow
 
 # torch_npu by the version of torch: the extras of pyproject.toml, and the newest.
 PAIRS = {"2.9": "2.9.0", "2.10": "2.10.0.post4", "2.14": "2.14.0"}
+STANDIN = ROOT / "tests" / "standin_npu"
 UV = shutil.which("uv") or shutil.which("uv", path=ROOT / ".uv/bin")
 
 # Each line is a question: an expression, or a statement after "!". The answer is its value, "done",
@@ -63,8 +66,8 @@ torch_npu._C._npu_getOption("ACL_PRECISION_MODE") # after setting
 torch_npu._C._npu_getOption("jitCompile") # after True
 !torch.npu.set_compile_mode(jit_compile=False)
 torch_npu._C._npu_getOption("jitCompile") # after False
-torch.npu.get_device_name(0)
-torch.npu.get_device_properties(0)
+torch.npu.get_device_name(1)
+torch.npu.get_device_properties(1)
 torch.npu.current_device()
 torch.npu.synchronize()
 torch.npu.max_memory_allocated()
@@ -150,33 +153,37 @@ def real(tmp_path_factory):
         pytest.skip("torch_npu is for Linux only")
     place = tmp_path_factory.mktemp("contract")
     site = torch_npu(place)
-    (folder,) = [path / "torch_npu" for path in site if (path / "torch_npu").is_dir()]
-    variables = stub_cann.build(folder, place / "cann")
-    variables["PYTHONPATH"] = os.pathsep.join(map(str, [*site, ROOT]))
+    variables = stub_cann.build(site / "torch_npu", place / "cann")
+    variables["PYTHONPATH"] = f"{site}{os.pathsep}{ROOT}"
 
-    def run(code, stdin=""):
-        output = place / "facts.json"
-        output.unlink(missing_ok=True)
-        done = subprocess.run(
-            [sys.executable, "-c", code, output],
-            env=os.environ | variables,
-            input=stdin,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode < 0:
-            name = signal.Signals(-done.returncode).name
-            pytest.fail(f"the process with torch_npu ended by {name}:\n{done.stderr[-3000:]}")
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(output.read_text())
+    return partial(facts, place / "facts.json", variables)
 
-    return run
+
+def facts(output, variables, code, stdin=""):
+    """Run Python in a process of its own and return the JSON that it writes to `output`."""
+    output.unlink(missing_ok=True)
+    done = python(variables, code, output, stdin=stdin)
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        pytest.fail(f"the process with torch_npu ended by {name}:\n{done.stderr[-3000:]}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(output.read_text())
+
+
+def python(variables, code, *arguments, stdin=""):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | variables,
+        input=stdin,
+        capture_output=True,
+        text=True,
+    )
 
 
 def torch_npu(place):
-    """Return the folders with the torch_npu that belongs to this torch; skip the test if none."""
+    """Return the folder with the torch_npu that belongs to this torch; skip the test if none."""
     if found := importlib.util.find_spec("torch_npu"):
-        return [Path(found.origin).parents[1]]
+        return Path(found.origin).parents[1]
     torch = importlib.metadata.version("torch")
     version = PAIRS.get(".".join(torch.split(".")[:2]))
     if version is None:
@@ -189,7 +196,7 @@ def torch_npu(place):
     done = subprocess.run(command, capture_output=True, text=True, cwd=place)
     if done.returncode:
         pytest.skip(f"torch_npu {version} cannot be had: {done.stderr.strip().splitlines()[-1]}")
-    return [site]
+    return site
 
 
 @pytest.fixture(scope="module")
@@ -264,8 +271,8 @@ EXPECTED = {
     "!torch.npu.set_compile_mode(jit_compile=False)": "done",
     'torch_npu._C._npu_getOption("jitCompile") # after False': "disable (bytes)",
     # Without a device
-    "torch.npu.get_device_name(0)": INVALID,
-    "torch.npu.get_device_properties(0)": INVALID,
+    "torch.npu.get_device_name(1)": INVALID,
+    "torch.npu.get_device_properties(1)": INVALID,
     "torch.npu.current_device()": re.compile(NO_DEVICE),
     "torch.npu.synchronize()": re.compile(NO_DEVICE),
     "torch.npu.max_memory_allocated()": 0,
@@ -292,6 +299,43 @@ def test_layer(answers, question):
 def test_version_is_that_of_the_pair(answers):
     torch = importlib.metadata.version("torch")
     assert answers["version"] == PAIRS[".".join(torch.split(".")[:2])]
+
+
+def test_words_without_cann(tmp_path):
+    """The stand-in says the same. Older versions add advice."""
+    site = torch_npu(tmp_path)
+    variables = {"PYTHONPATH": str(site), "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
+    done = python(variables, "import torch")
+    assert done.returncode == 1
+    missing = "libhccl.so: cannot open shared object file: No such file or directory"
+    assert f"ImportError: {missing}" in done.stderr
+    assert "RuntimeError: Failed to load the backend extension: torch_npu." in done.stderr
+    variables = {"PYTHONPATH": str(STANDIN), "STANDIN_NPU_FAULT": "no_cann"}
+    found = python(variables | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}, "import torch").stderr
+    assert f"ImportError: {missing}\n" in found and "backend extension: torch_npu." in found
+
+
+# The stand-in of test_npu.py has a device. All else is as in the real layer.
+
+WITH_DEVICE = re.compile(
+    r"torch\.npu\.(is_\w+|device_count|current_device|synchronize|\w+_memory\w*)\(.*|torch\.zeros.*"
+)
+OF_CANN = {"torch.version.cann", "torch_npu.utils.get_cann_version()"}
+SAME = [q for q in EXPECTED if not WITH_DEVICE.fullmatch(q) and q not in OF_CANN]
+
+
+@pytest.fixture(scope="module")
+def standin(tmp_path_factory):
+    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this torch cannot have a device that is written in Python")
+    output = tmp_path_factory.mktemp("standin") / "facts.json"
+    variables = {"PYTHONPATH": str(STANDIN), "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
+    return facts(output, variables, LAYER, json.dumps(SAME))
+
+
+@pytest.mark.parametrize("question", SAME)
+def test_standin_answers_as_the_real_layer(standin, question):
+    test_layer(standin, question)
 
 
 # The class Npu

@@ -524,8 +524,12 @@ def test_profile_adds_what_is_measured_on_the_npu(snakemake):
     outputs, timed = planned(snakemake("default", "--dry-run"))
     assert {"cpu/measured", "npu/predicted"} <= outputs and timed == {"cpu"}
     more, more_timed = planned(snakemake("npu", "--dry-run"))
-    assert more - outputs == {"npu/measured"} and outputs <= more
-    assert more_timed == {"cpu", "npu"}
+    added = {"npu/measured", "npu_fp32/predicted", "npu_fp32/measured"}
+    assert more - outputs == added and outputs <= more
+    assert more_timed == {"cpu", "npu", "npu_fp32"}
+    half, _ = planned(snakemake("npu_half", "--dry-run"))
+    narrow = {f"npu_{name}/{run}" for name in ("fp16", "bf16") for run in ("predicted", "measured")}
+    assert half - more == narrow and more <= half
 
 
 def test_workflow_times_the_npu(snakemake):
@@ -566,3 +570,22 @@ def test_workflow_times_the_npu(snakemake):
         assert timing["first_call"] >= steady
         assert min(map(min, (stages["to_device"], stages["to_host"]))) >= 0
         assert timing["throughput"] == pytest.approx(1000 * int(size) / timing["mean"])
+
+
+def test_workflow_with_hf32_on_and_off(snakemake):
+    """One command measures both settings beside their predictions, after a probe of each."""
+    done = snakemake("npu", "all", "verify")
+    place = snakemake.folder / "results"
+    for device, found in (("npu", "hf32"), ("npu_fp32", "fp32")):
+        metrics = json.loads((place / f"tiny/{device}/measured/metrics.json").read_text())
+        assert metrics["verdict"] == "PASS" and metrics["numerics_found"] == found
+        probe = json.loads((place / f"probes/{device}.json").read_text())
+        assert probe["probe"]["conv"]["format"] == found
+        assert probe["switches"]["torch.npu.conv.allow_hf32"] == (found == "hf32")
+        first = done.index(f"results/probes/{device}.json")
+        assert first < done.index(f"output: results/tiny/{device}/measured/outputs.npy")
+    explained = json.loads((place / "tiny/npu/measured/metrics.json").read_text())["explained"]
+    assert explained > 0.9
+    table = (place / "tables/summary.md").read_text().partition("What each setting costs")[2]
+    rows = re.findall(r"^\| tiny +\| (\w+) +\| (conv \w+)", table, re.MULTILINE)
+    assert rows == [("npu", "conv hf32"), ("npu_fp32", "conv fp32")]
