@@ -13,7 +13,8 @@ LOGGER := $(if $(VERBOSE),,--logger rich)
 OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test elsewhere evidence quick opinfo mutants lint docs gate zoo-check abuse clean FORCE
+.PHONY: all test elsewhere evidence quick contract standin opinfo mutants lint docs gate zoo-check \
+  abuse clean FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -33,6 +34,20 @@ evidence: .venv/.ready
 # The fast tests, for every change.
 quick: .venv/.ready
 	pytest -m "not slow" -n 2 --dist loadfile
+
+# The real Python layer of torch_npu, without CANN: docs/npu.md. Fetches torch for both generations
+# of CANN (4 GB on x86_64) into .contract/.
+contract: .venv/.ready
+	pytest tests/test_contract.py
+	for extra in npu-cann8 npu-cann9; do UV_PROJECT_ENVIRONMENT=.contract/$$extra \
+	  TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(UV) run --locked --extra $$extra \
+	  python -m pytest tests/test_contract.py || exit 1; done
+
+# All six systems on the stand-in for an NPU, in the folder standin/: docs/npu.md.
+standin: .venv/.ready
+	mkdir -p standin && cp -r config.yaml models standin
+	PYTHONPATH=$(CURDIR)/tests/standin_npu TORCH_DEVICE_BACKEND_AUTOLOAD=1 snakemake --cores $(CORES) \
+	  --workflow-profile profiles/npu --directory standin all verify
 
 # PyTorch's own tests of operators and modules against the bounds: docs/operators.md.
 opinfo: .venv/.ready

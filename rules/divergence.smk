@@ -17,7 +17,9 @@ rule divergence:
     log:
         "logs/{system}/{device}/{run}/divergence.log",
     conda:
-        "../envs/cpu.yaml"
+        software
+    resources:
+        accelerators=accelerators,
     params:
         script=script("divergence"),
         options=program(

@@ -15,6 +15,8 @@ rule latency:
     conda:
         software
     threads: workflow.cores
+    resources:
+        accelerators=accelerators,
     params:
         script=script("latency"),
         options=program(

@@ -14,6 +14,8 @@ rule operators:
         "logs/{system}/{device}/measured/operators.log",
     conda:
         software
+    resources:
+        accelerators=accelerators,
     params:
         output=subpath(output.program, parent=True),
         script=script("operators"),
@@ -35,7 +37,9 @@ rule numerics:
     log:
         "logs/{system}/{device}/measured/numerics.log",
     conda:
-        "../envs/cpu.yaml"
+        software
+    resources:
+        accelerators=accelerators,
     params:
         script=script("numerics"),
         options=program(

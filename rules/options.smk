@@ -9,6 +9,7 @@ import os
 from functools import cache
 
 from npu_parity import evidence
+from npu_parity.backends.base import Accelerator
 from npu_parity.backends.device import BACKENDS
 from npu_parity.evidence.code import digest
 from npu_parity.sources import pretrained
@@ -76,6 +77,13 @@ def software(wildcards) -> str:
     own_code = wildcards.get("run", "measured") in ("measured", "hosted")
     found = own_code and os.path.exists(f"{workflow.basedir}/envs/{own}")
     return f"../envs/{own}" if found else "../envs/cpu.yaml"
+
+
+def accelerators(wildcards) -> int:
+    """Return how many accelerators a program uses: `--resources accelerators=8` allows eight at a time."""
+    backend = BACKENDS[config["devices"][wildcards.device]["backend"]]
+    measured = wildcards.get("run", "measured") == "measured"
+    return int(measured and issubclass(backend, Accelerator))
 
 
 def setting(key: str):
@@ -157,13 +165,25 @@ def in_run(file: str):
     )
 
 
+def only_device(wildcards) -> list[str]:
+    """Return the option with the device of a program."""
+    device = config["devices"][wildcards.device]
+    target = {key: device[key] for key in ("backend", "numerics", "precision")}
+    return [f"--device={json.dumps(target)}"]
+
+
 def on_device(wildcards) -> list[str]:
     """Return the options of a program that runs the network: weights, inputs and the device."""
-    folder, device = f"results/{wildcards.system}", config["devices"][wildcards.device]
-    target = {key: device[key] for key in ("backend", "numerics", "precision")}
+    folder = f"results/{wildcards.system}"
     options = {"weights-folder": folder, "inputs": f"{folder}/inputs.npy"}
-    options["device"] = json.dumps(target)
-    return [f"--{name}={value}" for name, value in options.items()]
+    return [*(f"--{k}={v}" for k, v in options.items()), *only_device(wildcards)]
+
+
+def probed(wildcards) -> dict:
+    """Return the probe of an accelerator, which is made before a network runs there."""
+    return (
+        {"probe": f"results/probes/{wildcards.device}.json"} if cards(wildcards) else {}
+    )
 
 
 def has_port(wildcards) -> bool:

@@ -32,6 +32,7 @@ rule outputs:
     input:
         unpack(network),
         unpack(exported),
+        unpack(probed),
     output:
         array="results/{system}/{device}/{run}/outputs.npy",
         sidecar="results/{system}/{device}/{run}/run.json",
@@ -39,6 +40,8 @@ rule outputs:
         "logs/{system}/{device}/{run}/outputs.log",
     conda:
         software
+    resources:
+        accelerators=accelerators,
     params:
         script=script("outputs"),
         options=program(

@@ -31,6 +31,7 @@ def main(
     original = Original(checkpoints.load(weights_folder), evidence.read_inputs(inputs), device)
     port = alone = None
     if found["run"] == "measured":
+        device.take_accelerator()
         port = checkpoints.load(weights_folder, ported or None)
         alone = evidence.read_table(operators).set_index("index")["max_error_of_bound"].to_dict()
     steps = original.follow(port, worst_input(found), alone=alone)

@@ -28,6 +28,7 @@ def main(
 
     array = evidence.read_inputs(inputs)
     used = device.use_threads(threads)
+    device.take_accelerator()
     if exported:
         model = device.implementation.opened(exported)
     else:

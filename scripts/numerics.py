@@ -23,6 +23,7 @@ def main(
     from npu_parity.verdict.questions import nearest
 
     device.use_threads(threads)
+    device.take_accelerator()
     array = evidence.read_inputs(inputs)
     sidecar = evidence.read_json(outputs.with_name("run.json"))
     measured = evidence.read_array(outputs, sidecar["sha256"]["outputs"])

@@ -23,6 +23,7 @@ def main(
     from npu_parity.verdict.operators import COLUMNS, without_bound
 
     used = device.use_threads(threads)
+    device.take_accelerator()
     array = evidence.read_inputs(inputs)
     original = Original(checkpoints.load(weights_folder), array, device)
     port = checkpoints.load(weights_folder, ported or None)

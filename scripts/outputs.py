@@ -38,6 +38,7 @@ def main(
     array = evidence.read_inputs(inputs)
     used = device.use_threads(threads)
     place = device if run == "measured" else Device("cpu")
+    place.take_accelerator()
     place.implementation.seed(SEED)
     found = {"precision": device.precision}
     if exported:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from npu_parity import cli, evidence
-from npu_parity.report import results, summary
+from npu_parity.report import results, summary, switches
 
 
 def main(
@@ -17,10 +17,10 @@ def main(
 ) -> None:
     """Write every figure in full precision as JSON, and rounded as a Markdown table."""
     described = [results.describe(folder / name, runs, s) for name, s in systems.items()]
-    rows = summary.rows(described)
+    rows, costs = summary.rows(described), switches.table(described)
     evidence.write_sidecar(folder / "summary.json", {"left_out": left_out, "rows": rows})
     evidence.write_text(folder / "tables" / "overview.md", summary.overview(rows))
-    evidence.write_text(folder / "tables" / "summary.md", summary.table(rows, left_out))
+    evidence.write_text(folder / "tables" / "summary.md", summary.table(rows, left_out, costs))
 
 
 if __name__ == "__main__":

@@ -213,15 +213,91 @@ def test_numerics_that_a_cpu_cannot_be_set_to(kind, found):
     assert precisions() == before
 
 
-@pytest.mark.skipif(absent("cuda"), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("conv", ["tf32", "fp32"])
-def test_cuda_switches(conv):
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    with Device("cuda", Numerics(conv=conv)).configured() as target:
-        assert target.type == "cuda"
-        assert torch.backends.cudnn.allow_tf32 == (conv == "tf32")
-        assert torch.backends.cuda.matmul.allow_tf32 is False
-    assert before == (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+def test_cuda_switches(conv, monkeypatch):
+    """Torch has the settings without a GPU, too."""
+    if absent("cuda"):
+        monkeypatch.setattr(BACKENDS["cuda"], "target", lambda self: torch.device("cpu"))
+    device = Device("cuda", Numerics(conv=conv))
+    settings = device.implementation.found_switches
+    before = settings(device.numerics)
+    with device.configured():
+        found = settings(device.numerics)
+    assert settings(device.numerics) == before
+    deterministic = {
+        "torch.backends.cudnn.benchmark": False,
+        "torch.backends.cudnn.deterministic": True,
+    }
+    if hasattr(torch.backends.cudnn, "conv"):
+        assert found == deterministic | {
+            "torch.backends.cudnn.conv.fp32_precision": "tf32" if conv == "tf32" else "ieee",
+            "torch.backends.cuda.matmul.fp32_precision": "ieee",
+        }
+    else:
+        assert found == deterministic | {
+            "torch.backends.cudnn.allow_tf32": conv == "tf32",
+            "torch.backends.cuda.matmul.allow_tf32": False,
+        }
+
+
+class Settings:
+    """What `torch.SETTINGS` is in the next tests."""
+
+    plain, silent, unset = "before", "before", None
+
+    def __setattr__(self, name, value):
+        if name != "silent":
+            super().__setattr__(name, value)
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    monkeypatch.setattr(torch, "SETTINGS", Settings(), raising=False)
+    return torch.SETTINGS
+
+
+def switched(monkeypatch, **values):
+    """A CPU with these settings."""
+    switches = {f"SETTINGS.{name}": value for name, value in values.items()}
+    monkeypatch.setattr(cpu.Cpu, "switches", lambda self, numerics: switches)
+    return Device("cpu")
+
+
+def test_setting_is_put_back_and_one_that_was_never_set_stays(monkeypatch, settings):
+    with switched(monkeypatch, plain="inside", unset="inside").configured():
+        assert (settings.plain, settings.unset) == ("inside", "inside")
+    assert (settings.plain, settings.unset) == ("before", "inside")
+
+
+def test_setting_without_a_value_is_only_recorded(monkeypatch, settings):
+    device = switched(monkeypatch, plain=None)
+    with device.configured():
+        assert settings.plain == "before"
+    found = device.implementation.found_switches(device.numerics)
+    assert found == {"torch.SETTINGS.plain": "before"}
+
+
+def test_setting_that_does_nothing_is_named(monkeypatch, settings):
+    device = switched(monkeypatch, plain="inside", silent="inside")
+    text = r"device cpu: torch\.SETTINGS\.silent was set to 'inside', but it reads 'before'"
+    with pytest.raises(ParityError, match=text), device.configured():
+        pytest.fail("it ran with other numerics than asked for")
+    assert settings.plain == "before"
+
+
+def test_device_that_fails_while_its_settings_are_put_back(monkeypatch, settings):
+    device = switched(monkeypatch, plain="inside")
+    monkeypatch.setattr(cpu.Cpu, "failure", lambda self, error: ParityError(f"failed: {error}"))
+
+    def write(self, path, value):
+        if value == "before":
+            raise RuntimeError("lost")
+
+    monkeypatch.setattr(cpu.Cpu, "read", lambda self, path: "before")
+    monkeypatch.setattr(cpu.Cpu, "write", write)
+    monkeypatch.setattr(cpu.Cpu, "switches", lambda self, numerics: {"SETTINGS.plain": "before"})
+    with pytest.raises(ParityError, match=r"^failed: lost$"), device.configured():
+        pytest.fail("it ran on a device that is lost")
 
 
 # The machine

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import stub_cann
 import yaml
 from project import ROOT
 
@@ -412,35 +413,20 @@ def test_real_pair_that_aborts(door, newest, told, tmp_path):
     assert "torch_npu 2.14.0 aborts beside torch" in line and "make EXTRA=npu" in line
 
 
-CANN = ("hccl", "ascendcl", "acl_op_compiler", "ge_runner", "graph", "acl_tdt_channel")
-
-
 @pytest.mark.slow
 @beside_cuda
 def test_it_would_really_abort(newest, told, tmp_path):
     """With functions that do nothing instead of CANN's, `import torch` ends by SIGABRT."""
-    if not (shutil.which("cc") and shutil.which("nm")):
-        pytest.skip("needs a C compiler to imitate CANN")
-    variables = cann(tmp_path / "cann")
-    libraries = [*newest.glob("torch_npu/lib/*.so"), *newest.glob("torch_npu/_C*.so")]
-    symbols = subprocess.run(
-        ["nm", "-D", "--undefined-only", *libraries], capture_output=True, text=True
-    ).stdout
-    functions = set(re.findall(r" U ((?:acl|Hccl|Msprof|rt[A-Z]|_ZN3atb)\w+)", symbols))
-    source = tmp_path / "cann.c"
-    source.write_text("\n".join(f"void *{name}(void) {{ return 0; }}" for name in functions))
-    for name in CANN:
-        output = tmp_path / "cann" / f"lib{name}.so"
-        subprocess.run(["cc", "-shared", "-fPIC", "-w", source, "-o", output], check=True)
-    preload = {"LD_PRELOAD": str(tmp_path / "cann" / "libhccl.so"), "PYTHONPATH": str(newest)}
+    preload = stub_cann.build(newest / "torch_npu", tmp_path / "stub", abort=True)
+    preload["PYTHONPATH"] = str(newest)
     done = subprocess.run(
         [sys.executable, "-c", "import torch"],
-        env=os.environ | variables | preload,
+        env=os.environ | preload,
         capture_output=True,
         text=True,
     )
     assert done.returncode == -6 and "Duplicated key" in done.stderr, done.stderr
-    assert "aborts beside" in told("probe", newest, variables)
+    assert "aborts beside" in told("probe", newest, cann(tmp_path / "cann"))
 
 
 @pytest.mark.abuse("software that would abort")

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from machines import Quiet
 from torch import nn
 
+from npu_parity.backends import latency
+from npu_parity.backends.cpu import Cpu
 from npu_parity.backends.device import Device
 from npu_parity.backends.latency import summarise, time_forward
 from npu_parity.errors import ParityError
@@ -41,8 +44,10 @@ def test_structure():
     found = timed()
     assert list(found) == ["1", "4", "16"]
     keys = ["mean", "std", "p50", "p95", "p99", "throughput", "samples"]
-    keys += ["asked", "attempts", "conditions", "busy", "why"]
+    keys += ["asked", "attempts", "conditions", "busy", "why", "first_call", "stages"]
     assert all(list(one) == keys for one in found.values())
+    assert all(one["first_call"] > 0 for one in found.values())
+    assert all(one["stages"] is None for one in found.values())  # nothing is copied on a CPU
     assert [len(one["samples"]) for one in found.values()] == [7, 3, 3]
     assert all(sample > 0 for one in found.values() for sample in one["samples"])
 
@@ -51,15 +56,45 @@ def test_every_batch_size_is_warmed_up_and_fed_the_sample():
     model = Watched()
     timed(model)
     estimate = [1] * 2  # how long a pass takes on a quiet machine
-    assert [len(x) for x in model.fed] == estimate + [1] * (2 + 7) + [4] * (2 + 3) + [16] * (2 + 3)
+    first, fourth, sixteenth = ([size] for size in (1, 4, 16))  # the first call of each size
+    fed = first + estimate + [1] * (2 + 7) + fourth + [4] * (2 + 3) + sixteenth + [16] * (2 + 3)
+    assert [len(x) for x in model.fed] == fed
     assert all(np.array_equal(row, SAMPLE[0]) for x in model.fed for row in x.numpy())
     assert model.gradients == {False}
+
+
+class Elsewhere(Cpu):
+    """A device that is no host, as far as torch knows. Its clock counts passes."""
+
+    def target(self):
+        return torch.device("meta")
+
+    def device_time(self, run):
+        run()
+        return 2.5
+
+    def synchronize(self):
+        """Do nothing: a meta device computes nothing."""
+
+
+def test_stages_are_apart(monkeypatch):
+    def run_once(model, batch):
+        assert model(batch).device.type == "meta"
+        return torch.ones(1, 3)  # nothing can be copied from a meta device
+
+    monkeypatch.setattr(latency, "run_once", run_once)
+    model, device = Watched(seconds=0.002), SimpleNamespace(implementation=Elsewhere())
+    found = latency.stages(model, torch.from_numpy(SAMPLE), device, torch.device("meta"))
+    assert set(found) == {"to_device", "compute", "on_device", "to_host"}
+    assert {len(samples) for samples in found.values()} == {latency.STAGED}
+    assert found["on_device"] == [2.5] * latency.STAGED and min(found["compute"]) >= 1.9
+    assert len(model.fed) == 3 * latency.STAGED  # by two clocks, and for the outputs
 
 
 def test_counts_are_as_asked():
     model = Watched()
     found = timed(model, sizes=(8, 1), warmup=1, samples=1, batch_samples=5)
-    assert list(found) == ["8", "1"] and len(model.fed) == 2 + (1 + 5) + (1 + 1)
+    assert list(found) == ["8", "1"] and len(model.fed) == 2 + (1 + 1 + 5) + (1 + 1 + 1)
     assert [len(one["samples"]) for one in found.values()] == [5, 1]
 
 

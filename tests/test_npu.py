@@ -19,6 +19,7 @@ from torch.utils import backend_registration
 
 from npu_parity import evidence
 from npu_parity.backends.device import Device
+from npu_parity.backends.latency import STAGED
 from npu_parity.backends.outputs import measure, predict
 from npu_parity.numerics.formats import Numerics
 from npu_parity.sources import architectures, checkpoints
@@ -276,13 +277,14 @@ def test_faults_show(folder, measured):
 
 def test_flags_are_set_and_put_back(measured):
     assert (measured["conv"], measured["matmul"]) == (True, False)
-    conv = [event for event, _ in measured["trace"] if event.startswith("conv")]
+    trace = [event for event, count in measured["trace"] for _ in range(count)]
+    conv = [event for event in trace if event.startswith("conv")]
     set_by_runs = ["on" if run[1]["conv"] == "hf32" else "off" for run in RUNS.values()]
     twice = [value for value in set_by_runs for _ in range(2)]  # for the run, and for its record
     assert conv[::2] == [f"conv hf32 {value}" for value in twice]
     assert conv[1::2] == ["conv hf32 on"] * len(twice)
-    compiled = [event for event, _ in measured["trace"] if event.startswith("jit_compile")]
-    assert compiled == ["jit_compile off"] * len(twice)
+    compiled = [event for event in trace if event.startswith("jit_compile")]
+    assert set(compiled) == {"jit_compile off"}
 
 
 def test_record_says_where_it_ran(folder, measured):
@@ -295,48 +297,120 @@ def test_record_says_where_it_ran(folder, measured):
         "name": "Ascend910B stand-in",
         "cann": "stand-in for CANN",
         "soc": "Ascend910B stand-in",
+        "total_memory": 64 * 2**30,
     }
     assert record["switches"] == {
         "torch.npu.conv.allow_hf32": True,
         "torch.npu.matmul.allow_hf32": False,
+        "torch.npu.matmul.cube_math_type": None,
+        "torch.npu.option.ACL_PRECISION_MODE": None,
+        "torch.npu.option.jitCompile": "disable",
     }
     assert record["versions"]["torch-npu"] == "2.14.0+standin"
     assert record["sha256"]["outputs"] == evidence.sha256(place / "outputs.npy")
 
 
-# The verdict
+# A device that misbehaves
 
-VERDICTS = """
+CHECKS = """
 import copy, json, os, sys
 import numpy as np
 from npu_parity.check import check_port
+from npu_parity.errors import ParityError
 from npu_parity.sources import checkpoints
 
 model = checkpoints.load(sys.argv[1])
 inputs = np.load(f"{sys.argv[1]}/inputs.npy")
-reports = {}
-for fault in ("", "dead_channel", "nan", "fp16"):
+found = {}
+for name, (fault, numerics) in json.load(sys.stdin).items():
     os.environ["STANDIN_NPU_FAULT"] = fault
-    report = check_port(model, copy.deepcopy(model), inputs, device="npu")
-    passed = [answer.passed for answer in report.verdict.answers]
-    first = report.first and report.first.operator
-    reports[fault] = [report.verdict.word, passed[:3], report.numerics_found, first]
-print(json.dumps(reports))
+    try:
+        found[name] = str(check_port(model, copy.deepcopy(model), inputs, "npu", numerics))
+    except ParityError as error:
+        found[name] = f"error: {error}"
+print(json.dumps(found))
 """
 
+# Each misbehaviour: the fault, the numerics that are asked for, and how the product names it.
+MISBEHAVIOURS = {
+    "none": ("", HF32, r"PASS \(strong.*nearest numerics: hf32"),
+    "none, HF32 off": ("", FP32, r"PASS \(strong.*nearest numerics: fp32"),
+    "wrong kernel": (
+        "dead_channel",
+        HF32,
+        r"FAIL \(question 2, same kernels: operator 0 aten.convolution.default at stem.0: .*found 0"
+        r" at .*goes wrong first at operator 0 aten.convolution.default, stem.0",
+    ),
+    "NaN": (
+        "nan",
+        HF32,
+        r"FAIL \(question 2.* at stem.0: .*found nan.*3\..*input 0: nan in column",
+    ),
+    "results before synchronisation": ("early", HF32, r"FAIL .*3\. same answer\? no: input 0: "),
+    "coarser numerics than the flags say": (
+        "fp16",
+        HF32,
+        r"FAIL \(question 2.* at stem.0: .*follows from operands in hf32.*3\. same answer\? no",
+    ),
+    "HF32 that cannot be switched off": (
+        "hf32",
+        FP32,
+        r"FAIL \(question 2.* at stem.0: .*3\. same answer\? no.*nearest numerics: hf32",
+    ),
+    "HF32 in products that do not allow it": (
+        "hf32",
+        HF32,
+        r"FAIL \(question 2.*aten.addmm.default at head.1: .*from operands in fp32",
+    ),
+    "flags that do nothing": (
+        "deaf",
+        FP32,
+        r"error: device npu: torch.npu.conv.allow_hf32 was set to False, but it reads True; ",
+    ),
+    "silent fallback to the CPU": (
+        "cpu",
+        HF32,
+        r"PASS \(weak.*4\. enough evidence\? no: the outputs are the reference's, bit for bit: "
+        r"perhaps the device was not used.*nearest numerics: fp32",
+    ),
+    "out of memory": ("no_memory", HF32, r"error: device npu failed: NPU out of memory\. Tried to"),
+    "out of memory in mid-run": (
+        "full",
+        HF32,
+        r"error: Net on input \d of shape \(1, 3, 30, 30\): RuntimeError: NPU out of memory\.",
+    ),
+    "device lost in mid-run": (
+        "lost",
+        HF32,
+        r"error: device npu failed: synchronize:.*NPU function error: .*, error code is 507015$",
+    ),
+    "a device that recovers": ("", HF32, r"PASS \(strong.*nearest numerics: hf32"),
+}
 
-def test_verdict(folder):
-    done = python("-c", VERDICTS, folder / "tiny")
+
+@pytest.fixture(scope="module")
+def checked(folder):
+    """What `check_port` says about each of `MISBEHAVIOURS`."""
+    asked = {name: case[:2] for name, case in MISBEHAVIOURS.items()}
+    done = python("-c", CHECKS, folder / "tiny", stdin=json.dumps(asked))
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found[""] == ["PASS", [True, True, True], "hf32", None]
-    for fault in ("dead_channel", "nan"):
-        word, answers, _, first = found[fault]
-        assert (word, answers) == ("FAIL", [True, False, False])
-        assert first == "aten.convolution.default"
-    word, (_, _, same_answer), numerics, _ = found["fp16"]
-    assert (word, same_answer) == ("FAIL", False)
-    assert numerics in ("fp16", "tf32")  # the same bits where no operand leaves float16's range
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", MISBEHAVIOURS)
+def test_misbehaviour_is_named(checked, name):
+    *_, named = MISBEHAVIOURS[name]
+    assert re.match(named, checked[name], re.DOTALL), checked[name]
+    if named.startswith("error"):
+        assert len(checked[name].splitlines()) == 1
+
+
+def test_every_fault_of_the_standin_is_asked_for():
+    """A fault without a case here would show nothing. `no_cann` has tests of its own below."""
+    done = python("-c", "import torch, torch_npu; print(*torch_npu.npu.FAULTS)")
+    assert done.returncode == 0, done.stderr
+    asked = {fault for fault, *_ in MISBEHAVIOURS.values()} - {""}
+    assert set(done.stdout.split()) == asked | {"no_cann"}
 
 
 # Nothing to run on
@@ -450,8 +524,12 @@ def test_profile_adds_what_is_measured_on_the_npu(snakemake):
     outputs, timed = planned(snakemake("default", "--dry-run"))
     assert {"cpu/measured", "npu/predicted"} <= outputs and timed == {"cpu"}
     more, more_timed = planned(snakemake("npu", "--dry-run"))
-    assert more - outputs == {"npu/measured"} and outputs <= more
-    assert more_timed == {"cpu", "npu"}
+    added = {"npu/measured", "npu_fp32/predicted", "npu_fp32/measured"}
+    assert more - outputs == added and outputs <= more
+    assert more_timed == {"cpu", "npu", "npu_fp32"}
+    half, _ = planned(snakemake("npu_half", "--dry-run"))
+    narrow = {f"npu_{name}/{run}" for name in ("fp16", "bf16") for run in ("predicted", "measured")}
+    assert half - more == narrow and more <= half
 
 
 def test_workflow_times_the_npu(snakemake):
@@ -463,24 +541,51 @@ def test_workflow_times_the_npu(snakemake):
     for (before, _), (event, launches), (after, _) in zip(runs, runs[1:], runs[2:], strict=False):
         if (before, event, after) == ("synchronize", "launch", "synchronize"):
             timed.append(launches)
-    steady = timed[2:]  # the first two passes estimate the time and also check the outputs
-    assert len(set(steady)) == 1 and steady[0] > 10
-    assert sum(count for event, count in runs if event == "synchronize") == 2 * len(timed)
+    checks = timed[:3]  # the first call, and two passes that estimate the time
+    steady = min(timed)
+    # A pass by the clock of the device is followed by one that gives outputs to copy.
+    assert steady > 10 and set(timed) == {steady, checks[0], steady + checks[0]}
+    assert len(set(checks)) == 1
 
     found = json.loads((snakemake.folder / target).read_text())
-    # Two passes warm up each batch size. A busy machine is measured again.
+    # A first call and two warm passes for each batch size. A busy machine is measured again.
     attempts = [found["batch_sizes"][size]["attempts"] for size in ("1", "2")]
-    most = 2 + (2 + 5 * attempts[0]) + (2 + 3 * attempts[1])
-    assert 2 + (2 + 5) + (2 + 3) <= len(timed) <= most
+    most = 2 + (3 + 5 * attempts[0] + 2 * STAGED) + (3 + 3 * attempts[1] + 2 * STAGED)
+    assert 2 + (3 + 5 + 2 * STAGED) + (3 + 3 + 2 * STAGED) <= len(timed) <= most
     assert (found["unit"], found["backend"]) == ("ms", "npu")
     # The profile leaves what it does not name.
     assert found["numerics"] == Numerics(**HF32).to_dict()
     assert found["executed_on"]["name"] == "Ascend910B stand-in"
     assert found["executed_on"]["cann"] == "stand-in for CANN"
+    assert found["peak_memory_bytes"] > 0
     weights = snakemake.folder / "results" / "tiny" / "weights.safetensors"
     assert found["weights_sha256"] == evidence.sha256(weights)
     for size, count in (("1", 5), ("2", 3)):
         timing = found["batch_sizes"][size]
         assert len(timing["samples"]) == count
-        assert min(timing["samples"]) >= steady[0]  # each launch keeps the device busy for 1 ms
+        assert min(timing["samples"]) >= steady  # each launch keeps the device busy for 1 ms
+        stages = timing["stages"]
+        assert {len(samples) for samples in stages.values()} == {STAGED}
+        assert min(stages["compute"]) >= steady and min(stages["on_device"]) >= steady
+        assert timing["first_call"] >= steady
+        assert min(map(min, (stages["to_device"], stages["to_host"]))) >= 0
         assert timing["throughput"] == pytest.approx(1000 * int(size) / timing["mean"])
+
+
+def test_workflow_with_hf32_on_and_off(snakemake):
+    """One command measures both settings beside their predictions, after a probe of each."""
+    done = snakemake("npu", "all", "verify")
+    place = snakemake.folder / "results"
+    for device, found in (("npu", "hf32"), ("npu_fp32", "fp32")):
+        metrics = json.loads((place / f"tiny/{device}/measured/metrics.json").read_text())
+        assert metrics["verdict"] == "PASS" and metrics["numerics_found"] == found
+        probe = json.loads((place / f"probes/{device}.json").read_text())
+        assert probe["probe"]["conv"]["format"] == found
+        assert probe["switches"]["torch.npu.conv.allow_hf32"] == (found == "hf32")
+        first = done.index(f"results/probes/{device}.json")
+        assert first < done.index(f"output: results/tiny/{device}/measured/outputs.npy")
+    explained = json.loads((place / "tiny/npu/measured/metrics.json").read_text())["explained"]
+    assert explained > 0.9
+    table = (place / "tables/summary.md").read_text().partition("What each setting costs")[2]
+    rows = re.findall(r"^\| tiny +\| (\w+) +\| (conv \w+)", table, re.MULTILINE)
+    assert rows == [("npu", "conv hf32"), ("npu_fp32", "conv fp32")]

@@ -20,7 +20,7 @@ from npu_parity import config, evidence
 from npu_parity.backends import latency
 from npu_parity.errors import ParityError
 from npu_parity.evidence.code import digest
-from npu_parity.report import results, summary, tables
+from npu_parity.report import results, summary, switches, tables
 from npu_parity.verdict import criteria, metrics, published
 
 ARCHITECTURE = """
@@ -507,7 +507,9 @@ def test_summary_rows_are_full_precision_and_name_their_files(described):
             assert row["top1_match"] == texts["metrics.json"]["top1_match"]
         if row["latency"]:
             one = texts["latency.json"]["batch_sizes"]["1"]
-            assert row["latency"] == {k: v for k, v in one.items() if k != "samples"}
+            assert row["latency"] == {
+                k: v for k, v in one.items() if k not in ("samples", "stages")
+            }
 
 
 def test_summary_of_probabilities(described):
@@ -628,11 +630,13 @@ def test_programs_write_what_the_package_says(tmp_path):
     of = ["--systems", json.dumps(settings), "--left-out", json.dumps(left_out)]
     script("summary", *RUNS, "--folder", "results", *of)
     found = json.loads(Path("results/summary.json").read_text())
-    full = summary.rows([system(name) for name in SYSTEMS])
+    described = [system(name) for name in SYSTEMS]
+    full = summary.rows(described)
     assert found.pop("versions") == evidence.versions()
     assert found.pop("code") == digest(ROOT / "scripts" / "summary.py")
     assert found == {"left_out": left_out, "rows": full}
     text = Path("results/tables/summary.md").read_text(encoding="utf-8")
-    assert text == summary.table(full, left_out)
+    costs = switches.table(described)
+    assert "| twin " in costs and text == summary.table(full, left_out, costs)
     text = Path("results/tables/overview.md").read_text(encoding="utf-8")
     assert text == summary.overview(full)

@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import glob
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from npu_parity.backends import environment
+from npu_parity.backends import accelerators, environment
 from npu_parity.backends.machine import cpus
 from npu_parity.errors import ParityError, first_line
 from npu_parity.numerics.formats import PRESETS, Numerics
@@ -75,12 +76,19 @@ class Backend(ABC):
     def switches(self, numerics: Numerics) -> dict[str, Any]:
         """Return the settings of torch that give the device these numerics, by their path.
 
-        ``{"backends.cudnn.allow_tf32": True}`` sets ``torch.backends.cudnn.allow_tf32``.
+        ``{"backends.cudnn.allow_tf32": True}`` sets ``torch.backends.cudnn.allow_tf32``. A setting
+        with the value None is not changed, only recorded.
         """
         return {}
 
-    def prepare(self) -> None:  # noqa: B027  (most backends need nothing)
-        """Prepare the backend before the first operator runs."""
+    def read(self, path: str) -> Any:
+        """Return the current value of a setting of torch; None if it was never set."""
+        return getattr(*_resolve(path))
+
+    def write(self, path: str, value: Any) -> None:
+        """Change a setting of torch; see `switches`."""
+        holder, attribute = _resolve(path)
+        setattr(holder, attribute, value)
 
     def target(self) -> "torch.device":
         """Return the torch device; ParityError if torch finds none."""
@@ -152,16 +160,30 @@ class Backend(ABC):
                     f"device {self.name}: found numerics {found} for {kind}, expected one of "
                     f"{', '.join(self.formats)}"
                 )
-        self.prepare()
-        with contextlib.ExitStack() as stack:
-            for path, value in self.switches(numerics).items():
-                holder, attribute = _resolve(path)
-                stack.callback(setattr, holder, attribute, getattr(holder, attribute))
-                setattr(holder, attribute, value)
-            try:
+        try:
+            with contextlib.ExitStack() as stack:
+                for path, value in self.switches(numerics).items():
+                    if value is not None:
+                        stack.enter_context(self._switched(path, value))
                 yield target
-            except RuntimeError as error:
-                raise self.failure(error) from error
+        except RuntimeError as error:  # a lost device also fails while the switches are restored
+            raise self.failure(error) from error
+
+    @contextlib.contextmanager
+    def _switched(self, path: str, value: Any) -> Iterator[None]:
+        """Give a setting a value inside; a setting that was never set before stays set."""
+        before = self.read(path)
+        self.write(path, value)
+        try:
+            if (found := self.read(path)) != value:
+                raise ParityError(
+                    f"device {self.name}: torch.{path} was set to {value!r}, but it reads "
+                    f"{found!r}; this version of the software cannot switch its numerics"
+                )
+            yield
+        finally:
+            if before is not None:
+                self.write(path, before)
 
     def failure(self, error: RuntimeError) -> Exception:
         """Return the exception for a failure of the device, with one line from its driver."""
@@ -169,9 +191,7 @@ class Backend(ABC):
 
     def found_switches(self, numerics: Numerics) -> Mapping[str, Any]:
         """Return the current values of the switches, by their full name in torch."""
-        return {
-            f"torch.{path}": getattr(*_resolve(path)) for path in sorted(self.switches(numerics))
-        }
+        return {f"torch.{path}": self.read(path) for path in sorted(self.switches(numerics))}
 
     def synchronize(self) -> None:
         """Wait until the device has finished all its work."""
@@ -199,6 +219,25 @@ class Backend(ABC):
         """Seed the random numbers of the CPU and of all accelerators that torch has loaded."""
         self.load().manual_seed(number)
 
+    def take_accelerator(self) -> None:  # noqa: B027  (most machines have one)
+        """Take a free card for this process, before torch uses the device."""
+
+    def device_time(self, run: Callable[[], Any]) -> float | None:
+        """Return how many ms the device itself takes for `run`; None if it has no clock."""
+        event = self._event()
+        if event is None:
+            return None
+        start, end = event(enable_timing=True), event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+    def _event(self) -> Any:
+        """Return the class of events that have the device's time; None if there is none."""
+        return getattr(self._module(), "Event", None)
+
     def least_threads(self, numerics: Numerics) -> int:
         """Return the smallest number of CPU threads that the numerics need."""
         return 1
@@ -225,23 +264,38 @@ class Backend(ABC):
 
 
 class Accelerator(Backend):
-    """A backend whose driver creates a file in ``/dev``.
+    """A backend whose driver creates a file in ``/dev`` for each card.
 
     Attributes:
-        node: pattern of that file.
+        node: pattern of those files.
+        visible: variable of the environment with the numbers of the cards that a process may use.
     """
 
     node: ClassVar[str]
+    visible: ClassVar[str]
 
     def missing(self, numerics: Numerics) -> str | None:
         """Return why this machine cannot measure: it has no such file."""
         return None if glob.glob(self.node) else f"this machine has no {self.node}"
 
+    def take_accelerator(self) -> None:
+        """Take a free card, if the machine has several and the user did not choose one."""
+        every = (str(number) for number in range(len(glob.glob(self.node))))
+        numbers = os.environ.get(self.visible, ",".join(every)).split(",")
+        if len(numbers) > 1:
+            os.environ[self.visible] = accelerators.take(self.name, numbers)
+
     def describe(self) -> dict[str, Any]:
-        """Return the device's name from its driver."""
-        with contextlib.suppress(AttributeError):
-            return {"name": self._module().get_device_name(0)}
-        return {"name": self.name}
+        """Return the device's name, its memory in bytes and its card, as far as they are known."""
+        found: dict[str, Any] = {"name": self.name}
+        # torch_npu raises an AssertionError if it finds no device, and the driver a RuntimeError.
+        with contextlib.suppress(AttributeError, AssertionError, RuntimeError):
+            module = self._module()
+            found["name"] = module.get_device_name(0)
+            found["total_memory"] = module.get_device_properties(0).total_memory
+        if self.visible in os.environ:
+            found["card"] = os.environ[self.visible]
+        return found
 
 
 def _resolve(path: str) -> tuple[Any, str]:

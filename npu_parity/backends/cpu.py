@@ -83,6 +83,10 @@ class Cpu(Backend):
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
+    def _event(self) -> Any:
+        """Return None: the CPU has no clock of its own."""
+        return None
+
     def quiet_seconds(self, run: Callable[[], Any]) -> float:
         """Return the CPU time of `run` with one thread, divided by the speed-up of all threads.
 

@@ -91,6 +91,10 @@ class Device:
         """Yield the torch device with the switches of its numerics; see `Backend.configured`."""
         return self.implementation.configured(self.numerics)
 
+    def take_accelerator(self) -> None:
+        """Take a free card for this process, before torch uses the device."""
+        self.implementation.take_accelerator()
+
     def use_threads(self, wanted: int) -> int:
         """Set the number of CPU threads to `wanted` or fewer; return the number."""
         return self.implementation.use_threads(wanted, self.numerics)

@@ -29,6 +29,9 @@ PATIENCE = 2.5
 # A batch size always has this many seconds. Shorter delays disturb nobody.
 PATIENT_SECONDS = 1.0
 
+# Samples of each stage of a pass.
+STAGED = 5
+
 # Even the CPU time of a pass grows by this many times the share of the CPUs that others use,
 # because they use the same cores and caches. Two busy processes on two CPUs, which is a share of
 # one half, made it grow by 40 %.
@@ -70,7 +73,9 @@ def time_forward(
     """Return the timings by batch size in milliseconds, and the throughput in images per second.
 
     Each sample is one forward pass. The data is already on the device. The clock starts after a
-    synchronisation and stops after another. See `measure` for the other figures.
+    synchronisation and stops after another. ``first_call`` is the first pass with a batch size,
+    which prepares kernels. ``stages`` are apart from the samples, see `stages`. See `measure` for
+    the other figures.
 
     Args:
         model: a network in evaluation mode.
@@ -87,25 +92,58 @@ def time_forward(
     timings = {}
     machine = machine or Machine()
     image_seconds = None
+    backend = device.implementation
     with (
         inference(model),
         device.configured() as target,
-        applied(
-            device.implementation.compiled(model, sample).to(target), device.precision, target
-        ) as model,
+        applied(backend.compiled(model, sample).to(target), device.precision, target) as model,
     ):
         for size in batch_sizes:
-            batch = torch.from_numpy(np.repeat(sample, size, axis=0)).to(target)
+            host = torch.from_numpy(np.repeat(sample, size, axis=0))
+            batch = host.to(target)
             run = functools.partial(model, batch)
-            if image_seconds is None:  # the first pass prepares kernels, so the second counts
-                checked = functools.partial(run_once, model, batch)
-                both = [device.implementation.quiet_seconds(checked) for _ in range(2)]
+            checked = functools.partial(run_once, model, batch)
+            first_call = backend.elapsed(checked)
+            if image_seconds is None:
+                both = [backend.quiet_seconds(checked) for _ in range(2)]
                 image_seconds = min(both) / size
-            one_pass = functools.partial(device.implementation.elapsed, run)
+            one_pass = functools.partial(backend.elapsed, run)
             count = samples if size == 1 else batch_samples
             found = measure(one_pass, warmup, count, size * image_seconds, machine)
             timings[str(size)] = summarise(found.pop("samples"), size) | found
+            timings[str(size)] |= {
+                "first_call": first_call,
+                "stages": stages(model, host, device, target),
+            }
     return timings
+
+
+def stages(
+    model: nn.Module, host: torch.Tensor, device: Device, target: torch.device
+) -> dict[str, list[float | None]] | None:
+    """Return the ms of each stage of a pass, `STAGED` samples each; None if the host computes.
+
+    ``to_device`` copies the inputs, ``compute`` is the forward pass, ``on_device`` the same by the
+    clock of the device (None without one), and ``to_host`` copies the outputs.
+
+    Args:
+        host: a batch of inputs on the host.
+    """
+    if target.type == "cpu":
+        return None
+    backend = device.implementation
+    found: dict[str, list[float | None]] = {
+        name: [] for name in ("to_device", "compute", "on_device", "to_host")
+    }
+    for _ in range(STAGED):
+        found["to_device"].append(backend.elapsed(lambda: host.to(target)))
+        batch = host.to(target)
+        run = functools.partial(model, batch)
+        found["compute"].append(backend.elapsed(run))
+        found["on_device"].append(backend.device_time(run))
+        outputs = run_once(model, batch)
+        found["to_host"].append(backend.elapsed(outputs.cpu))
+    return found
 
 
 def measure(

@@ -1,5 +1,6 @@
 """The GPU of a Mac with Apple silicon, through Metal."""
 
+import os
 import platform
 import sys
 from typing import Any
@@ -20,5 +21,14 @@ class Mps(Backend):
         return None if found else "this machine is not a Mac with Apple silicon"
 
     def describe(self) -> dict[str, Any]:
-        """Return the name of the processor that contains the GPU."""
-        return {"name": platform.processor() or self.name}
+        """Return the name of the processor with the GPU, and whether its fast math is on."""
+        fast = os.environ.get("PYTORCH_MPS_FAST_MATH", "0") == "1"
+        return {"name": platform.processor() or self.name, "fast_math": fast}
+
+    def peak_memory(self) -> int | None:
+        """Return the bytes that Metal has allocated for this process; it has no peak."""
+        return int(self._module().driver_allocated_memory())
+
+    def _event(self) -> Any:
+        """Return the class of events in its own place."""
+        return self._module().event.Event

@@ -100,6 +100,12 @@ class System:
         """The runs that were executed on their device."""
         return [r for r in self.runs if r.endswith("/measured")]
 
+    @cached_property
+    def numerics(self) -> dict[str, dict[str, Any]]:
+        """``numerics.json`` of every measured run except the reference."""
+        measured = [r for r in self.runs[1:] if r.endswith("/measured")]
+        return {r: evidence.read_json(self.folder / r / "numerics.json") for r in measured}
+
     @property
     def comparable(self) -> dict[str, dict[str, Any]]:
         """`metrics` of all runs with outputs of the reference's shape."""

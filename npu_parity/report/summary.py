@@ -108,11 +108,16 @@ def frame(rows: list[dict[str, Any]], columns: Sequence[Column]) -> pd.DataFrame
     return cells
 
 
-def table(rows: list[dict[str, Any]], left_out: dict[str, str]) -> str:
-    """Return the summary as Markdown: a table, the failed runs, and notes on the headings."""
+def table(rows: list[dict[str, Any]], left_out: dict[str, str], more: str = "") -> str:
+    """Return the summary as Markdown: a table, the failed runs, and notes on the headings.
+
+    Args:
+        more: a further table at the end.
+    """
     notes = ["\n".join(f"- {c.heading}: {c.note}" for c in COLUMNS if c.note)]
     notes += [BUSY] * any((row["latency"] or {}).get("busy") for row in rows)
     notes += [f"{device} is left out: {reason}." for device, reason in left_out.items()]
+    notes += [more] * bool(more)
     return "\n\n".join([markdown(frame(rows, COLUMNS)), *failures(rows), *notes]) + "\n"
 
 
@@ -188,7 +193,7 @@ def _system_rows(system: System) -> list[dict[str, Any]]:
         row["operators"] = _operators(system.operators.get(run))
         row["criterion"] = found["criteria"].get(system.criterion) if found else None
         row["latency"] = (
-            {k: v for k, v in timed["batch_sizes"]["1"].items() if k != "samples"}
+            {k: v for k, v in timed["batch_sizes"]["1"].items() if k not in ("samples", "stages")}
             if timed and "1" in timed["batch_sizes"]
             else None
         )

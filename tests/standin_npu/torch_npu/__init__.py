@@ -10,16 +10,12 @@ STANDIN_NPU_TRACE  a file: what a process did on the device, written when it end
 
 import os
 
-if os.environ.get("STANDIN_NPU_FAULT") == "no_cann":  # the words are torch_npu's own
-    raise ImportError(
-        "libhccl.so: cannot open shared object file: No such file or directory. Please check that "
-        "the cann package is installed. Please run 'source set_env.sh' in the CANN installation "
-        "path."
-    )
+if os.environ.get("STANDIN_NPU_FAULT") == "no_cann":  # the words of torch_npu 2.14.0
+    raise ImportError("libhccl.so: cannot open shared object file: No such file or directory")
 
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from torch_npu import npu
+from torch_npu import _C, npu  # noqa: F401
 
 __version__ = "2.14.0+standin"
 

@@ -34,6 +34,8 @@ class NPUTensor(torch.Tensor):
             device="npu:0",
         )
         tensor.host = host
+        if not host._is_view():
+            npu.allocated(tensor, host.untyped_storage().nbytes())
         return tensor
 
     def numpy(self, *, force=False):
@@ -72,7 +74,7 @@ def execute(func, *args, **kwargs):
     if packet in COPIES:  # the only operators that may see both sides
         source, *destination = tensors[::-1] if packet is aten.copy_ else tensors
         destination = destination[0].device if destination else target
-        npu.copied(source.device.type, destination.type)
+        complete = npu.copied(source.device.type, destination.type)
         target = destination
     else:
         _on_one_device(tensors)
@@ -86,6 +88,8 @@ def execute(func, *args, **kwargs):
     if packet is aten._copy_from:
         func, args = aten.copy_.default, (args[1], args[0])
     result = func(*_rounded(packet, args), **kwargs)
+    if packet in COPIES and not complete:
+        result = torch.zeros_like(result) if packet is aten._to_copy else result.zero_()
     if packet in CONVOLUTIONS:
         _break(result)
 
@@ -117,24 +121,24 @@ def _on_one_device(tensors):
 def _rounded(packet, args):
     first = 1 if packet in ADDED_PRODUCTS else 0
     if packet in CONVOLUTIONS:
-        hf32 = npu.conv.allow_hf32
+        form = npu.operands("conv")
     elif packet in PRODUCTS + ADDED_PRODUCTS:
-        hf32 = npu.matmul.allow_hf32
+        form = npu.operands("matmul")
     else:
         return args
-    operands = args[first : first + 2]
-    if operands[0].dtype == torch.float32:
-        if npu.fault() == "fp16":
-            operands = [x.half().float() for x in operands]
-        elif hf32:
-            operands = [_hf32(x) for x in operands]
-    return *args[:first], *operands, *args[first + 2 :]
+    pair = args[first : first + 2]
+    if pair[0].dtype == torch.float32:
+        pair = [FORMS[form](x) for x in pair]
+    return *args[:first], *pair, *args[first + 2 :]
 
 
 def _hf32(x):
     """Keep 12 significant bits, 11 of them stored: nearest, ties to even, by way of float64."""
     mantissa, exponent = torch.frexp(x.double())
     return torch.ldexp(torch.round(mantissa * 2**12), exponent - 12).float()
+
+
+FORMS = {"fp32": lambda x: x, "hf32": _hf32, "fp16": lambda x: x.half().float()}
 
 
 def _break(result):
@@ -144,6 +148,9 @@ def _break(result):
     elif npu.fault() == "nan":
         result[(0,) * result.dim()] = torch.nan
 
+
+# A module that changes its dtype gets new parameters, because the data of a parameter is in `host`.
+torch.__future__.set_overwrite_module_params_on_conversion(True)
 
 # What torch calls on the backend itself, past the tensors' own dispatch: making and filling them.
 _every, _own = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
