@@ -182,7 +182,9 @@ def on_device(wildcards) -> list[str]:
 def probed(wildcards) -> dict:
     """Return the probe of an accelerator, which is made before a network runs there."""
     return (
-        {"probe": f"results/probes/{wildcards.device}.json"} if cards(wildcards) else {}
+        {"probe": f"results/probes/{wildcards.device}.json"}
+        if accelerators(wildcards)
+        else {}
     )
 
 
