@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 def after(*systems):
     """The jobs that follow from other weights or inputs of these systems."""
-    return {"summary"} | {
+    return {"summary", "page"} | {
         job
         for s in systems
         for job in (
@@ -59,7 +59,7 @@ def project(base, tmp_path):
 
 def test_files_of_the_contract(base):
     runs = ("cpu/exact", "cpu/measured", "npu/predicted")
-    expected = {"results/summary.json"}
+    expected = {"results/summary.json", "results/report.html"}
     expected |= {f"results/tables/{table}.md" for table in ("summary", "overview")}
     for name in ("noise", "photo"):
         expected |= {
@@ -213,7 +213,7 @@ def changed_by_hand(file):
     return change
 
 
-TABLES = {"table noise", "table photo", "summary"}
+TABLES = {"table noise", "table photo", "summary", "page"}
 DIVERGENCE = {
     job for s in CONFIG["models"] for job in (f"divergence {s} npu predicted", f"figure {s}")
 }
@@ -244,8 +244,8 @@ CHANGES = {
         setting("latency.samples", 4),
         TABLES | {f"latency {s} cpu" for s in CONFIG["models"]},
     ),
-    "tables": (setting("models.noise.tables", ["provenance"]), {"table noise", "summary"}),
-    "labels": (appended("work/labels.txt", "\nk"), {"table photo"}),
+    "tables": (setting("models.noise.tables", ["provenance"]), {"table noise", "summary", "page"}),
+    "labels": (appended("work/labels.txt", "\nk"), {"table photo", "page"}),
     "new system": (
         setting(
             "models.added",
@@ -257,7 +257,10 @@ CHANGES = {
         ),
         {"weights added", "inputs added"} | after("added"),
     ),
-    "system removed": (lambda p: p.configure(lambda c: c["models"].pop("photo")), {"summary"}),
+    "system removed": (
+        lambda p: p.configure(lambda c: c["models"].pop("photo")),
+        {"summary", "page"},
+    ),
     "script": (
         appended("repository/scripts/metrics.py", "# changed\n"),
         TABLES | DIVERGENCE | {f"metrics {s} npu predicted" for s in CONFIG["models"]},
@@ -291,7 +294,7 @@ CHANGES = {
         exchanged("tiny.py", more),
         {"weights noise", "weights photo"} | after("noise", "photo"),
     ),
-    "labels for older ones": (exchanged("labels.txt", more), {"table photo"}),
+    "labels for older ones": (exchanged("labels.txt", more), {"table photo", "page"}),
     "seed, memory gone": (
         forgotten(setting("models.noise.weights", ["seed:3"])),
         {"weights noise"} | after("noise"),
@@ -312,7 +315,7 @@ CHANGES = {
     "a figure changed by hand": (
         changed_by_hand("results/noise/npu/predicted/metrics.json"),
         {"metrics noise npu predicted"}
-        | {"divergence noise npu predicted", "figure noise", "table noise", "summary"},
+        | {"divergence noise npu predicted", "figure noise", "table noise", "summary", "page"},
     ),
     "nothing, files only touched": (touched("*/**/*.p[yn]*"), set()),
 }
@@ -338,16 +341,12 @@ def test_a_change_runs_again_what_it_touches(plans, name):
 
 
 def test_a_template_counts_as_code(project):
-    """Of a report that is made from one: only the tables are written again."""
-    package = project.repository / "npu_parity" / "report"
-    (package / "templates").mkdir()
-    appended("repository/npu_parity/report/tables.py", '\nTEMPLATES = "templates"\n')(project)
-    (package / "templates" / "card.md").write_text("a card")
-    tables = ["results/tables/noise.md", "results/tables/photo.md"]
-    project.succeed(*tables)
-    assert "Nothing to be done" in project.succeed(*tables)
-    (package / "templates" / "card.md").write_text("another card")
-    assert project.plan(*tables) == {"table noise", "table photo"}
+    """Of the page, which is made from one: only the page is written again."""
+    appended("repository/npu_parity/report/templates/page.css", "b {}\n")(project)
+    assert project.plan() == {"page"}
+    project.succeed()
+    assert "b {}" in (project.folder / "results/report.html").read_text(encoding="utf-8")
+    assert project.plan() == set()
 
 
 def test_a_changed_seed_is_carried_out(project):

@@ -24,8 +24,9 @@ from npu_parity.report import figures, origin, summary, tables
 from npu_parity.report.results import System, title
 from npu_parity.report.tables import NONE, number
 
-TEMPLATES = "templates"
-FOLDER = Path(__file__).parent / TEMPLATES
+FOLDER = Path(__file__).parent
+TEMPLATE, CHINESE = "templates/page.html", "templates/page.zh.yaml"
+STYLES, SCRIPT = "templates/page.css", "templates/page.js"
 BUNDLE = Path(itables.__file__).parent / "html" / "dt_bundle.js"  # DataTables, for use offline
 
 Pictures = Mapping[tuple[str, str], bytes]
@@ -143,11 +144,11 @@ def page(systems: Sequence[System], left_out: Mapping[str, str], pictures: Pictu
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"both": both, "order": order, "uri": _uri}
-    return environment.get_template("page.html").render(
+    return environment.get_template(TEMPLATE).render(
         library=Markup(_library()),
         styles=Markup(BUNDLE.with_suffix(".css").read_text(encoding="utf-8")),
-        own_styles=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
-        script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
+        own_styles=Markup((FOLDER / STYLES).read_text(encoding="utf-8")),
+        script=Markup((FOLDER / SCRIPT).read_text(encoding="utf-8")),
         runs=[title(run) for run in _compared(systems)],
         overview=_overview(rows, _compared(systems)),
         summary=cells,
@@ -184,7 +185,7 @@ def order(text: str) -> str | None:
 
 @cache
 def _terms() -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]]]:
-    terms = yaml.safe_load((FOLDER / "page.zh.yaml").read_text(encoding="utf-8"))
+    terms = yaml.safe_load((FOLDER / CHINESE).read_text(encoding="utf-8"))
     patterns = [
         (re.compile("(.+?)".join(map(re.escape, text.split("{}"))), re.DOTALL), translation)
         for text, translation in terms.items()
