@@ -205,7 +205,7 @@ def words(text):
     [
         *(("26,552,846", "26552846"), ("1.6e-08", "1.6e-08"), ("78.7 ± 12", "78.7")),
         *(("100 %", "100"), ("4.1, busy: not comparable", "4.1"), ("—", ""), ("", "")),
-        *(("pass (0.1)", None), ("cpu", None), ("2 of 3", "2"), ("1.0.31", None)),
+        *(("pass (0.1)", None), ("cpu", None), ("2 of 3", "2"), ("1 − cosine", None)),
     ],
 )
 def test_a_cell_sorts_by_its_number(cell, key):

@@ -179,7 +179,7 @@ def order(text: str) -> str | None:
     shown = origin.plain(str(text))
     if shown in ("", NONE):
         return ""
-    found = re.match(r"-?\d[\d,]*(\.\d+)?(e[+-]?\d+)?(?=$|[ ,])", shown)
+    found = re.match(r"-?\d[\d,]*(\.\d+)?(e[+-]?\d+)?(?=$| ±| %| of |, )", shown)
     return found[0].replace(",", "") if found else None
 
 
