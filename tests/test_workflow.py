@@ -57,6 +57,16 @@ def project(base, tmp_path):
 # From nothing
 
 
+def test_the_report_of_snakemake(base, tmp_path):
+    """One file with tables, pictures and the page, and no error in a caption."""
+    base.succeed("--report", str(tmp_path / "report.html"), "all")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for name in ("noise", "photo"):
+        assert f"Tables of <em>{name}</em>" in text.replace("\\u003c", "<").replace("\\u003e", ">")
+        assert f"results/tables/{name}.md" in text and f"results/{name}/divergence.svg" in text
+    assert "results/report.html" in text and "system-message" not in text
+
+
 def test_files_of_the_contract(base):
     runs = ("cpu/exact", "cpu/measured", "npu/predicted")
     expected = {"results/summary.json", "results/report.html"}
