@@ -41,7 +41,12 @@ rule figure:
         expand("results/{{system}}/{run}/divergence.csv", run=COMPARED),
         expand("results/{{system}}/{run}/operators.csv", run=MEASURED),
     output:
-        "results/{system}/divergence.svg",
+        report(
+            "results/{system}/divergence.svg",
+            caption="captions/divergence.rst",
+            category="Systems",
+            labels={"system": "{system}", "what": "error through the network"},
+        ),
     log:
         "logs/{system}/figure.log",
     conda:

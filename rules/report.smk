@@ -16,7 +16,12 @@ rule table:
         expand("results/{{system}}/{run}/operators.csv", run=MEASURED),
         expand("results/{{system}}/{run}/latency.json", run=TIMED),
     output:
-        "results/tables/{system}.md",
+        report(
+            "results/tables/{system}.md",
+            caption="captions/table.rst",
+            category="Systems",
+            labels={"system": "{system}", "what": "tables"},
+        ),
     log:
         "logs/{system}/table.log",
     conda:
@@ -78,7 +83,12 @@ rule summary:
         expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=TIMED),
     output:
         "results/summary.json",
-        "results/tables/summary.md",
+        report(
+            "results/tables/summary.md",
+            caption="captions/summary.rst",
+            category="Summary",
+            labels={"what": "all runs"},
+        ),
         "results/tables/overview.md",
     log:
         "logs/summary.log",
@@ -112,7 +122,12 @@ rule page:
         expand("results/{system}/{run}/operators.csv", system=SYSTEMS, run=MEASURED),
         expand("results/{system}/{run}/latency.json", system=SYSTEMS, run=TIMED),
     output:
-        "results/report.html",
+        report(
+            "results/report.html",
+            caption="captions/page.rst",
+            category="Summary",
+            labels={"what": "the page"},
+        ),
     log:
         "logs/page.log",
     conda:

@@ -39,6 +39,7 @@ FILES = (
     f"{RUN}/divergence.csv",
     f"{RUN}/manifest.json",
     "results/summary.json",
+    "results/report.html",
     "results/manifest.json",
     "results/tables/net.md",
     "results/tables/summary.md",

@@ -1,10 +1,12 @@
 """Two folders of results: what moved beyond its tolerance, and what was different around it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from project import ROOT
 from typer.testing import CliRunner
@@ -52,7 +54,7 @@ def test_only_timings_moved(sides):
     edit(sides[1] / MEASURED / "latency.json", slower)
     code, output = run(*sides)
     assert code == 0 and output.endswith("Only timings moved.\n")
-    assert f"{MEASURED}/latency.json: batch 1: mean 78.7072 → 157.414 (+100 %) ms, beyond" in output
+    assert re.search(rf"{MEASURED}/latency.json: batch 1: mean .* \(\+100 %\) ms, beyond", output)
 
 
 def test_the_last_digits_of_another_cpu_are_no_move(sides):
@@ -73,44 +75,51 @@ def test_other_weights(sides):
     edit(sides[1] / "resnet34/weights.json", lambda d: d.update(seed=7, source="seed:7"))
     found = diff(*sides)
     assert not found.only_timings and not found.timings
-    assert "seed 42 → 7 (+" not in found.conditions
-    assert any(line.startswith("seed 42 → 7 ") for line in found.conditions)
+    assert "seed 42 → 7 (resnet34/weights.json)" in found.conditions
     assert any(line.startswith("source 'seed:42' → 'seed:7'") for line in found.conditions)
     assert f"{RUN}/outputs.npy: other bytes" in found.numbers
-    assert any(f"{RUN}/metrics.json: max_abs_error 0.01" in line for line in found.numbers)
+    assert any(f"{RUN}/metrics.json: max_abs_error 0." in line for line in found.numbers)
     assert any("more of single inputs and heads" in line for line in found.numbers)
     code, output = run(*sides)
-    assert code == 1 and "numbers and 0 verdicts moved" in output
+    assert code == 1 and output.endswith("Not only timings moved.\n")
 
 
 def test_versions_and_machines_are_conditions(sides):
     for folder in (MEASURED, RUN):
-        edit(sides[1] / folder / "run.json", lambda d: d["versions"].update(torch="2.10.0"))
+        edit(sides[1] / folder / "run.json", lambda d: d["versions"].update(torch="0.0.0"))
         edit(sides[1] / folder / "run.json", lambda d: d["executed_on"].update(name="Kunpeng"))
+    before = json.loads((sides[0] / MEASURED / "run.json").read_text())
+    torch, name = before["versions"]["torch"], before["executed_on"]["name"]
     found = diff(*sides)
     assert found.only_timings
-    (torch,) = (line for line in found.conditions if "torch" in line)
-    assert torch == f"versions.torch '2.14.1' → '2.10.0' ({MEASURED}/run.json and 1 more)"
-    assert any("executed_on.name 'AMD EPYC' → 'Kunpeng'" in line for line in found.conditions)
+    places = f"({MEASURED}/run.json and 1 more)"
+    assert f"versions.torch {torch!r} → '0.0.0' {places}" in found.conditions
+    assert f"executed_on.name {name!r} → 'Kunpeng' {places}" in found.conditions
 
 
 def test_a_verdict(sides):
     edit(sides[1] / RUN / "metrics.json", lambda d: d.update(verdict="FAIL", failed_question=3))
-    edit(sides[1] / RUN / "metrics.json", lambda d: d["criteria"]["svhn"].update({"pass": True}))
+    edit(
+        sides[1] / RUN / "metrics.json",
+        lambda d: d["criteria"]["bird_species"].update({"pass": False}),
+    )
     found = diff(*sides)
     assert found.verdicts == [
         f"{RUN}: verdict PREDICTED → FAIL",
         f"{RUN}: failed_question None → 3",
-        f"{RUN}: criterion of svhn FAIL → pass",
+        f"{RUN}: criterion of bird_species pass → FAIL",
     ]
     assert run(*sides)[0] == 1
 
 
 def test_an_operator(sides):
     file = sides[1] / MEASURED / "operators.csv"
-    file.write_text(file.read_text().replace("0.4999", "0.6999"))
+    table = pd.read_csv(file)
+    table["max_error_of_bound"] *= 2
+    table.to_csv(file, index=False)
     (line,) = diff(*sides).numbers
-    assert line.startswith(f"{MEASURED}/operators.csv: largest error / bound 0.49999")
+    assert line.startswith(f"{MEASURED}/operators.csv: largest error / bound ")
+    assert line.endswith("(+100 %)")
 
 
 def test_runs_of_one_side_only(sides):

@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 from npu_parity import evidence
 from npu_parity.__main__ import app
 from npu_parity.audit import derive
-from npu_parity.audit.trace import Report, trace
+from npu_parity.audit.trace import Report, _outside, trace
 from npu_parity.backends import latency
 from npu_parity.errors import ParityError
-from npu_parity.evidence.tolerance import differences
 from npu_parity.report import page, results, summary, tables
 from npu_parity.verdict import criteria, metrics
 
@@ -109,36 +108,57 @@ def test_a_part_of_the_results(here):
     assert set(counted("results/tables")) == set(Path("results/tables").glob("*.md"))
 
 
+def digit(place, pattern):
+    """Change the last digit of the number that a pattern finds; return both and its line."""
+    text = Path(place).read_text(encoding="utf-8")
+    match = re.search(pattern, text)
+    old = match[1]
+    end = match.start(1) + re.match(r"[\d.,]*", old).end()
+    new = str((int(text[end - 1]) + 1) % 10)
+    changed = text[: end - 1] + new + text[end:]
+    line = text[:end].count("\n") + 1
+    return lambda _: changed.encode(), old, old[: end - match.start(1) - 1] + new, line
+
+
+DOCUMENTS = {
+    "a predicted figure": (
+        "tables/resnet34.md", r"\| mean abs error +\|[^|]+\| (\S+)", "metrics.json#mean_abs_error"
+    ),
+    "a cosine": (
+        "tables/resnet34.md", r"\| cosine similarity +\|[^|]+\| (\S+)", "#cosine_similarity"
+    ),
+    "a published figure": (
+        "tables/resnet34.md", r"(\S+) ± 0\.7", "published.yaml#resnet34.latency.cpu.mean"
+    ),
+    "a share": ("tables/svhn.md", r"same order +\|[^|]+\| (\S+) %", "#top5_same_order"),
+    "a latency": (
+        "tables/summary.md", r"\| resnet34 .*\| (\S+) ±", f"{LATENCY}#batch_sizes.1.mean"
+    ),
+    "the page": ("report.html", rf'{RUN}/[^>]*#max_abs_error"[^>]*>([\d.e-]+)', "#max_abs_error"),
+    "an attribute of the page": (
+        "report.html", rf'{RUN}/[^>]*#max_abs_error"[^>]* value="([\d.e-]+)', "#max_abs_error"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_digit_in_a_document(here, name):
+    file, pattern, origin = DOCUMENTS[name]
+    file = f"results/{file}"
+    edit, old, new, line = digit(file, pattern)
+    here(file, edit)
+    found = wrong("results")
+    assert found.startswith(f"{file}, line {line}: found ") and f"{origin})" in found
+    assert new in found.split("the results give")[0] and old in found.split("the results give")[1]
+
+
 def test_a_digit_in_the_readme(here):
-    here("README.md", replaced("max abs 0.0139", "max abs 0.0138"))
-    found = wrong("README.md")
-    line = Path("README.md").read_text(encoding="utf-8").split("0.0138")[0].count("\n") + 1
-    assert found == (
-        f"README.md, line {line}: found 0.0138, the results give 0.0139 "
+    edit, old, new, line = digit("README.md", r"\| resnet34 .*?max abs (\S+)")
+    here("README.md", edit)
+    assert wrong("README.md") == (
+        f"README.md, line {line}: found {new}, the results give {old} "
         f"({RUN}/metrics.json#max_abs_error)"
     )
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "origin"),
-    [
-        ("tables/resnet34.md", "0.00262", "0.00263", f"{RUN}/metrics.json#mean_abs_error"),
-        ("tables/resnet34.md", "0.9999999837", "0.9999999838", "#cosine_similarity_min"),
-        ("tables/resnet34.md", "157 ±", "158 ±", "published.yaml#resnet34.latency.cpu.mean"),
-        ("tables/summary.md", "78.7 ±", "78.8 ±", f"{LATENCY}#batch_sizes.1.mean"),
-        ("tables/svhn.md", "97.09 %", "97.19 %", "#top5_same_order"),
-        ("report.html", ">0.0139</data>", ">0.0149</data>", f"{RUN}/metrics.json#max_abs_error"),
-        ("report.html", 'value="0.0139"', 'value="0.0149"', f"{RUN}/metrics.json#max_abs_error"),
-    ],
-)
-def test_a_digit_in_a_document(here, file, old, new, origin):
-    file = f"results/{file}"
-    here(file, replaced(old, new))
-    found = wrong("results")
-    line = Path(file).read_text(encoding="utf-8").split(new)[0].count("\n") + 1
-    assert found.startswith(f"{file}, line {line}: found ") and f"{origin})" in found
-    digits = [re.search(r"\d[\d.]*", text)[0] for text in (new, old)]
-    assert f"{digits[0]}" in found and f"{digits[1]}" in found
 
 
 def test_a_digit_in_a_metrics_json(here):
@@ -178,8 +198,7 @@ def test_a_value_in_the_outputs_with_its_hashes(here):
     for name in ("run.json", "metrics.json"):
         here(f"{RUN}/{name}", replaced(old, evidence.sha256(f"{RUN}/outputs.npy"), -1))
     found = wrong("results")
-    assert found.startswith(f"{RUN}/metrics.json: max_abs_error: found 0.01386")
-    assert "the arrays give 0.0237" in found
+    assert re.match(rf"{RUN}/metrics.json: \w+: found [\d.]+, the arrays give [\d.]+$", found)
     assert "line" in wrong("results/tables/resnet34.md")  # without metrics.json
 
 
@@ -245,7 +264,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("task", CASES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_both_derivations_agree(task, data):
     columns, heads, shapes = CASES[task]
@@ -257,17 +276,18 @@ def test_both_derivations_agree(task, data):
     for d in (r + change, r):
         stated = metrics.compare(r, d, task, heads, shapes)
         again = derive.compared(r, d, task, heads, shapes)
-        # Exact 1 - cosine may be far below the rounding of unit vectors.
-        found = [line for line in differences(stated, again) if not tiny(line)]
-        assert found == []
-        judged = criteria.evaluate(stated), derive.criteria(stated)
-        assert list(differences(*judged)) == []
+        assert outside(stated, again) == []
+        assert outside(criteria.evaluate(stated), derive.criteria(stated)) == []
 
 
-def tiny(line):
-    """Whether a difference is one of two cosines that are 1 up to rounding."""
-    numbers = re.findall(r"(-?\d[\d.]*(?:e-?\d+)?)(?:, computed again|$)", line)
-    return "cosine" in line and all(abs(float(x)) < 1e-14 for x in numbers)
+def outside(stated, again):
+    """Figures beyond the tolerance, but not cosines that are 1 up to rounding."""
+    moved = (derive.shifted(again, by) for by in (-1, 1))
+    return [
+        (place, *values)
+        for place, *values in _outside(stated, again, *moved)
+        if "one_minus" not in place or any(abs(value or 1) > 1e-14 for value in values)
+    ]
 
 
 @given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=30), st.integers(1, 16))
@@ -285,8 +305,8 @@ def run(*arguments):
 def test_the_command(here):
     code, output, error = run()
     assert error is None, error
-    assert code == 0 and "README.md: 11 numbers" in output
-    here("README.md", replaced("max abs 0.0139", "max abs 0.0138"))
+    assert code == 0 and re.search(r"README\.md: \d+ numbers", output)
+    here("README.md", digit("README.md", r"max abs (\S+)")[0])
     code, output, error = run("README.md")
     assert code == 1 and isinstance(error, ParityError)
 

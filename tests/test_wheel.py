@@ -61,7 +61,7 @@ def test_it_holds_the_package_and_nothing_else(installed):
         "data/published.yaml",
         "data/imagenet_1k.txt",
         "report/templates/page.html",
-        "report/templates/page.zh.yaml",
+        "report/templates/terms.zh.yaml",
     ):
         assert (installed / "site/npu_parity" / name).is_file()
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 def after(*systems):
     """The jobs that follow from other weights or inputs of these systems."""
-    return {"summary"} | {
+    return {"summary", "page"} | {
         job
         for s in systems
         for job in (
@@ -58,9 +58,19 @@ def project(base, tmp_path):
 # From nothing
 
 
+def test_the_report_of_snakemake(base, tmp_path):
+    """One file with tables, pictures and the page, and no error in a caption."""
+    base.succeed("--report", str(tmp_path / "report.html"), "all")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for name in ("noise", "photo"):
+        assert f"Tables of <em>{name}</em>" in text.replace("\\u003c", "<").replace("\\u003e", ">")
+        assert f"results/tables/{name}.md" in text and f"results/{name}/divergence.svg" in text
+    assert "results/report.html" in text and "system-message" not in text
+
+
 def test_files_of_the_contract(base):
     runs = ("cpu/exact", "cpu/measured", "npu/predicted")
-    expected = {"results/summary.json"}
+    expected = {"results/summary.json", "results/report.html"}
     expected |= {f"results/tables/{table}.md" for table in ("summary", "overview")}
     for name in ("noise", "photo"):
         expected |= {
@@ -215,7 +225,8 @@ def changed_by_hand(file):
     return change
 
 
-TABLES = {f"{kind} {s}" for kind in ("table", "card") for s in CONFIG["models"]} | {"summary"}
+TABLES = {f"{kind} {s}" for kind in ("table", "card") for s in CONFIG["models"]}
+TABLES |= {"summary", "page"}
 DIVERGENCE = {
     job for s in CONFIG["models"] for job in (f"divergence {s} npu predicted", f"figure {s}")
 }
@@ -246,8 +257,8 @@ CHANGES = {
         setting("latency.samples", 4),
         TABLES | {f"latency {s} cpu" for s in CONFIG["models"]},
     ),
-    "tables": (setting("models.noise.tables", ["provenance"]), {"table noise", "summary"}),
-    "labels": (appended("work/labels.txt", "\nk"), {"table photo", "card photo"}),
+    "tables": (setting("models.noise.tables", ["provenance"]), {"table noise", "summary", "page"}),
+    "labels": (appended("work/labels.txt", "\nk"), {"table photo", "card photo", "page"}),
     "new system": (
         setting(
             "models.added",
@@ -259,7 +270,10 @@ CHANGES = {
         ),
         {"weights added", "inputs added"} | after("added"),
     ),
-    "system removed": (lambda p: p.configure(lambda c: c["models"].pop("photo")), {"summary"}),
+    "system removed": (
+        lambda p: p.configure(lambda c: c["models"].pop("photo")),
+        {"summary", "page"},
+    ),
     "script": (
         appended("repository/scripts/metrics.py", "# changed\n"),
         TABLES | DIVERGENCE | {f"metrics {s} npu predicted" for s in CONFIG["models"]},
@@ -293,7 +307,10 @@ CHANGES = {
         exchanged("tiny.py", more),
         {"weights noise", "weights photo"} | after("noise", "photo"),
     ),
-    "labels for older ones": (exchanged("labels.txt", more), {"table photo", "card photo"}),
+    "labels for older ones": (
+        exchanged("labels.txt", more),
+        {"table photo", "card photo", "page"},
+    ),
     "seed, memory gone": (
         forgotten(setting("models.noise.weights", ["seed:3"])),
         {"weights noise"} | after("noise"),
@@ -315,7 +332,7 @@ CHANGES = {
         changed_by_hand("results/noise/npu/predicted/metrics.json"),
         {"metrics noise npu predicted"}
         | {"divergence noise npu predicted", "figure noise"}
-        | {"table noise", "card noise", "summary"},
+        | {"table noise", "card noise", "summary", "page"},
     ),
     "nothing, files only touched": (touched("*/**/*.p[yn]*"), set()),
 }
@@ -341,11 +358,14 @@ def test_a_change_runs_again_what_it_touches(plans, name):
 
 
 def test_a_template_counts_as_code(project):
-    """Of the cards, which are made from one: only they are written again."""
+    """Of the cards and of the page: only they are written again."""
     appended("repository/npu_parity/report/templates/card.zh.md", "。\n")(project)
     assert project.plan() == {"card noise", "card photo"}
+    appended("repository/npu_parity/report/templates/page.css", "b {}\n")(project)
+    assert project.plan() == {"card noise", "card photo", "page"}
     project.succeed()
     assert (project.folder / "results/noise/card.zh.md").read_text().endswith("。\n")
+    assert "b {}" in (project.folder / "results/report.html").read_text(encoding="utf-8")
     assert project.plan() == set()
 
 

@@ -113,12 +113,14 @@ def shifted(data: Any, by: float, errors: Mapping[str, Any] | None = None, name:
     if isinstance(data, list):
         return [shifted(value, by, errors, name) for value in data]
     if isinstance(data, float):
-        return (1 + by * _allowed(name, errors or {})) * data
+        return (1 + by * _allowed(name, data, errors or {})) * data
     return data
 
 
-def _allowed(name: str, errors: Mapping[str, Any]) -> float:
+def _allowed(name: str, value: float, errors: Mapping[str, Any]) -> float:
     """Return the relative tolerance of a figure, see `npu_parity.evidence.tolerance`."""
+    if "cosine_similarity" in name and value:  # 1 minus something: its tolerance is that of 1
+        return ROUNDINGS * U / abs(value)
     if not re.search("error|one_minus|explained", name):  # no difference of close numbers
         return ROUNDINGS * U
     prefix = "prob_" if name.startswith("prob_") else ""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ class Difference:
                 yield f"{heading}:"
                 yield from (f"  {line}" for line in lines)
         if not self.only_timings:
-            yield f"{len(self.numbers)} numbers and {len(self.verdicts)} verdicts moved"
+            yield "Not only timings moved."
         elif self.timings:
             yield "Only timings moved."
         else:
@@ -121,12 +122,17 @@ def moved(before: Any, after: Any, path: str = "", allowed: float = ROUNDINGS * 
         if abs(before - after) > allowed * max(abs(before), abs(after)):
             yield f"{path} {_change(before, after)}"
     elif before != after:
-        yield f"{path} {before!r} → {after!r}"
+        yield f"{path} {_text(before)} → {_text(after)}"
 
 
 def _change(before: float, after: float) -> str:
     share = f" ({100 * (after / before - 1):+.3g} %)" if before else ""
-    return f"{before:.6g} → {after:.6g}{share}"
+    return f"{before:.10g} → {after:.10g}{share}"
+
+
+def _text(value: Any) -> str:
+    """Return a value for a line; of a SHA-256 the beginning."""
+    return f"{value[:12]}…" if len(str(value)) == 64 else repr(value)
 
 
 def _number(value: Any) -> bool:
@@ -205,7 +211,7 @@ def _conditions(pairs: Mapping[str, Any]) -> list[str]:
     for name, (before, after) in pairs.items():
         for key in (*CONDITIONS.get(name.rpartition("/")[2], ()), *EVERYWHERE):
             for line in moved(before.get(key), after.get(key), key):
-                places.setdefault(line, []).append(name)
+                places.setdefault(re.sub(r" \(\S+ %\)$", "", line), []).append(name)
     return [
         f"{line} ({names[0]}" + (f" and {len(names) - 1} more)" if len(names) > 1 else ")")
         for line, names in places.items()

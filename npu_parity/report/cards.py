@@ -6,6 +6,7 @@ unexpanded field is not written.
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jinja2
 import pandas as pd
@@ -17,6 +18,7 @@ from npu_parity.report.about import About
 from npu_parity.report.results import System, title
 
 FILES = {"en": "card.md", "zh": "card.zh.md"}
+TEMPLATES = {"en": "templates/card.en.md", "zh": "templates/card.zh.md"}
 
 # What a template, a shell or Python leaves behind if a value is missing.
 LEFT_OVER = re.compile(r"\$\w+|\$\{|\{\{|\}\}|\{%|%\}|(?<!\w)(?:None|nan|undefined)(?!\w)")
@@ -71,7 +73,7 @@ def body(system: System, about: About, language: str = "en", published: bool = F
         return tables.markdown(terms.table(cells, translate, names))
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(terms.TEMPLATES),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -79,7 +81,7 @@ def body(system: System, about: About, language: str = "en", published: bool = F
     )
     weights, shape = system.weights, system.run[system.runs[0]]["shape"]
     try:
-        text = environment.get_template(f"card.{language}.md").render(
+        text = environment.get_template(TEMPLATES[language]).render(
             system=system,
             about=about,
             name=about.title or system.name,

@@ -9,23 +9,23 @@ import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import itables
 import jinja2
 import pandas as pd
-import yaml
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from npu_parity.report import figures, origin, summary, tables
+from npu_parity.report import figures, origin, summary, tables, terms
 from npu_parity.report.results import System, title
 from npu_parity.report.tables import NONE, number
 
-TEMPLATES = "templates"
-FOLDER = Path(__file__).parent / TEMPLATES
+FOLDER = Path(__file__).parent
+TEMPLATE = "templates/page.html"
+CHINESE = terms.translator("zh")
+STYLES, SCRIPT = "templates/page.css", "templates/page.js"
 BUNDLE = Path(itables.__file__).parent / "html" / "dt_bundle.js"  # DataTables, for use offline
 
 Pictures = Mapping[tuple[str, str], bytes]
@@ -36,7 +36,7 @@ class Part:
     """A part of a system's section: tables by their name in `tables.SECTIONS`, and a picture.
 
     Attributes:
-        heading, note: English; ``templates/page.zh.yaml`` has the Chinese.
+        heading, note: English; see `terms` for the Chinese.
         tables: names of tables.
         draw: draws the picture; None if there is none to draw.
     """
@@ -143,11 +143,11 @@ def page(systems: Sequence[System], left_out: Mapping[str, str], pictures: Pictu
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"both": both, "order": order, "uri": _uri}
-    return environment.get_template("page.html").render(
+    return environment.get_template(TEMPLATE).render(
         library=Markup(_library()),
         styles=Markup(BUNDLE.with_suffix(".css").read_text(encoding="utf-8")),
-        own_styles=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
-        script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
+        own_styles=Markup((FOLDER / STYLES).read_text(encoding="utf-8")),
+        script=Markup((FOLDER / SCRIPT).read_text(encoding="utf-8")),
         runs=[title(run) for run in _compared(systems)],
         overview=_overview(rows, _compared(systems)),
         summary=cells,
@@ -161,7 +161,7 @@ def page(systems: Sequence[System], left_out: Mapping[str, str], pictures: Pictu
 
 def both(text: Any) -> Markup:
     """Return a text as HTML in both languages; in one if they are equal."""
-    english, chinese = str(text), translate(str(text))
+    english, chinese = str(text), CHINESE(str(text))
     if english == chinese:
         return _html(english)
     return Markup('<span lang="en">{}</span><span lang="zh">{}</span>').format(
@@ -178,34 +178,8 @@ def order(text: str) -> str | None:
     shown = origin.plain(str(text))
     if shown in ("", NONE):
         return ""
-    found = re.match(r"-?\d[\d,]*(\.\d+)?(e[+-]?\d+)?(?=$|[ ,])", shown)
+    found = re.match(r"-?\d[\d,]*(\.\d+)?(e[+-]?\d+)?(?=$| ±| %| of |, )", shown)
     return found[0].replace(",", "") if found else None
-
-
-@cache
-def _terms() -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]]]:
-    terms = yaml.safe_load((FOLDER / "page.zh.yaml").read_text(encoding="utf-8"))
-    patterns = [
-        (re.compile("(.+?)".join(map(re.escape, text.split("{}"))), re.DOTALL), translation)
-        for text, translation in terms.items()
-        if "{}" in text
-    ]
-    return terms, patterns
-
-
-def translate(text: str) -> str:
-    """Return the Chinese of a text; the text itself if ``templates/page.zh.yaml`` has none.
-
-    >>> translate("npu predicted")
-    'npu 预测'
-    """
-    terms, patterns = _terms()
-    if text in terms:
-        return terms[text]
-    for pattern, translation in patterns:
-        if match := pattern.fullmatch(text):
-            return translation.format(*map(translate, match.groups()))
-    return text
 
 
 def _html(text: str) -> Markup:

@@ -1,6 +1,6 @@
 """Words of tables in another language.
 
-``templates/terms.LANGUAGE.yaml`` has a line for each heading, label and sentence that a card shows.
+The file of a language has a line for each heading, label and sentence of the cards and of the page.
 In it, ``{n}`` stands for a number, and ``{}`` for any text, which is translated too.
 """
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-TEMPLATES = Path(__file__).parent / "templates"
-LANGUAGES = ("en", "zh")
+LANGUAGES = ("en", "zh")  # English is what the tables are written in
+FILES = {"zh": "templates/terms.zh.yaml"}
 
 Translate = Callable[[str], str]
 
@@ -25,9 +25,9 @@ def translator(language: str) -> Translate:
     >>> translator("zh")("npu predicted max")
     'npu 预测 最大值'
     """
-    file = TEMPLATES / f"terms.{language}.yaml"
-    if not file.exists():  # English is what the tables are written in
+    if language not in FILES:
         return str
+    file = Path(__file__).parent / FILES[language]
     terms: Mapping[str, str] = yaml.safe_load(file.read_text(encoding="utf-8"))
     patterns = [(_pattern(text), to) for text, to in terms.items() if "{}" in text or "{n}" in text]
 
