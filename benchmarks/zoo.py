@@ -33,6 +33,7 @@ from npu_parity.errors import ParityError
 from npu_parity.evidence import code as hashes
 from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import Numerics
+from npu_parity.verdict.executed import CHANNELS_LAST
 from npu_parity.verdict.operators import without_bound
 
 HERE = Path(__file__).resolve().parent
@@ -133,6 +134,15 @@ def as_used(model: nn.Module) -> torch.Tensor | None:
     return shape and torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
 
 
+def channels_last(model: nn.Module) -> nn.Module:
+    """Return a copy whose weights, of images and of videos, have the channels last in memory."""
+    model = copy.deepcopy(model)
+    for weight in model.parameters():
+        if form := CHANNELS_LAST.get(weight.ndim):
+            weight.data = weight.data.contiguous(memory_format=form)
+    return model
+
+
 def check(name: str) -> Iterator[dict[str, Any]]:
     """Yield one row for each kind of check."""
     torch.set_num_threads(1)
@@ -146,7 +156,7 @@ def check(name: str) -> Iterator[dict[str, Any]]:
     # First, because the largest memory of a process only grows.
     yield from _measured(name, model, small if inputs is None else inputs)
     original = Original(model, small, task=task(name))
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    last = channels_last(model)
     yield _row(name, "channels last", lambda: original.check(last, batch=2))
     for form in FORMATS:
         numerics = Numerics(conv=form, matmul=form)

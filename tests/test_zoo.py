@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from torch import nn
+
+from npu_parity.verdict.executed import is_channels_last
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "zoo.py"
 
@@ -71,3 +74,11 @@ def test_a_run_goes_on_where_it_stopped(zoo, monkeypatch):
     zoo.main()
     assert checked == ["timm:b"] and zoo.RESULTS.read_text() == whole
     assert "**18 checks: 18 PASS, 0 false alarms" in zoo.DOCS.read_text()
+
+
+def test_networks_of_videos_have_channels_last_too(zoo):
+    """`Module.to` takes one memory format, which fails for weights of the other kind."""
+    model = nn.Sequential(nn.Conv3d(3, 4, 3), nn.Conv2d(4, 2, 3), nn.Linear(2, 2))
+    last = zoo.channels_last(model)
+    assert [is_channels_last(layer.weight) for layer in last] == [True, True, False]
+    assert not any(is_channels_last(layer.weight) for layer in model)

@@ -26,7 +26,7 @@ from npu_parity.numerics.formats import Numerics
 from npu_parity.numerics.schema import mapped
 from npu_parity.verdict import settings
 from npu_parity.verdict.blocks import Largest
-from npu_parity.verdict.bounds import Expected, exact_and_bound, why_no_bound
+from npu_parity.verdict.bounds import Expected, tried
 from npu_parity.verdict.bounds.products import Product
 from npu_parity.verdict.executed import CHANNELS_LAST
 from npu_parity.verdict.operators import NO_BOUND, OperatorResult
@@ -121,9 +121,9 @@ def _checked(call: Call, numerics: Numerics, runs: Sequence[Callable[[], Any]]) 
     references = tensors(call.result)
     if not any(tensor.numel() for tensor in references):
         return nothing("no values to compare")
-    expected = exact_and_bound(call, numerics)
+    expected, why = tried(call, numerics)
     if expected is None:
-        return nothing(f"{NO_BOUND} for {call.operator}{why_no_bound(call, numerics)}")
+        return nothing(": ".join(filter(None, (f"{NO_BOUND} for {call.operator}", why))))
     float32 = references[0].dtype == torch.float32
     product = expected[0].product if expected[0] and float32 else None
     every = []

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 from npu_parity.backends import network
@@ -358,7 +359,8 @@ def _steps(calls: list[Call], model: nn.Module) -> list[_Step]:
             elif source is not None:  # a view of all of a tensor is that tensor
                 made.setdefault(_key(result), source)
                 written.setdefault(_memory(result), source)
-    return [_without_values(step) for step in steps]
+    with _disable_current_modes():  # an emulation of 16 bits would look at the values
+        return [_without_values(step) for step in steps]
 
 
 def _without_values(step: _Step) -> _Step:

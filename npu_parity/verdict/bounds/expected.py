@@ -152,22 +152,18 @@ def exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | N
     Returns:
         One entry for each tensor that the operator returns. An entry is None if the tensor is not
         checked (statistics that inference does not use). The result is None if this operator has no
-        bound, or if its rule fails on these operands (`why_no_bound`).
+        bound, or if its rule fails on these operands.
     """
-    try:
-        return _exact_and_bound(call, numerics)
-    except Exception:  # one rule that fails costs one operator
-        return None
+    return tried(call, numerics)[0]
 
 
 @torch.no_grad()
-def why_no_bound(call: Call, numerics: Numerics) -> str:
-    """Return why a rule fails on these operands, after a colon; empty if there is no rule."""
+def tried(call: Call, numerics: Numerics) -> tuple[list[Expected | None] | None, str]:
+    """Return the result of `exact_and_bound`, and why the rule fails; empty if it does not."""
     try:
-        _exact_and_bound(call, numerics)
-    except Exception as error:
-        return f": {reason(error, 150)}"
-    return ""
+        return _exact_and_bound(call, numerics), ""
+    except Exception as error:  # one rule that fails costs one operator
+        return None, reason(error, 150)
 
 
 def _exact_and_bound(call: Call, numerics: Numerics) -> list[Expected | None] | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from npu_parity.verdict.blocks import SIZE
 from npu_parity.verdict.bounds.arithmetic import U
 from npu_parity.verdict.bounds.rules import Operator
 
@@ -54,19 +55,23 @@ def expect_decided(operator: Operator) -> None:
     score overlap by more, a device may keep either one (documentation of torchvision.ops.nms).
     """
     boxes, scores = operator["dets"], operator["scores"]
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    areas, sides = (high - low).prod(1), (high - low).sum(1)
+    kept = operator.run()
+    if not len(kept):
+        return
     suppressed = torch.zeros(len(boxes), dtype=torch.bool)
     undecided = suppressed.clone()
-    for i in operator.run().tolist():
-        first, last = boxes[i, :2].maximum(boxes[:, :2]), boxes[i, 2:].minimum(boxes[:, 2:])
-        common = (last - first).clamp(min=0).prod(1)
-        beyond = common - operator["iou_threshold"] * (areas[i] + areas - common)
+    for i in kept.split(max(1, SIZE // max(1, len(boxes)))):  # each of them with all boxes
+        common = high[i, None].minimum(high).sub_(low[i, None].maximum(low)).clamp_(min=0).prod(2)
+        both = areas[i, None] + areas
+        beyond = common - operator["iou_threshold"] * (both - common)
         # A side has an error of 2U times the largest coordinate.
-        sides = (boxes[i, 2:] - boxes[i, :2]).sum() + (boxes[:, 2:] - boxes[:, :2]).sum(1)
-        error = 8 * U * (areas[i] + areas + boxes.abs().amax() * sides)
-        lower, equal = scores < scores[i], scores == scores[i]
-        equal[i] = False
-        suppressed |= lower & (beyond > error)
-        undecided |= (lower & (beyond.abs() <= error)) | (equal & (beyond >= -error))
+        error = 8 * U * (both + boxes.abs().amax() * (sides[i, None] + sides))
+        lower, equal = scores < scores[i, None], scores == scores[i, None]
+        equal[torch.arange(len(i)), i] = False
+        near = (lower & (beyond.abs() <= error)) | (equal & (beyond >= -error))
+        suppressed |= (lower & (beyond > error)).any(0)
+        undecided |= near.any(0)
     if (undecided & ~suppressed).any():
         raise ValueError("rounding, or the order of equal scores, decides which boxes remain")
