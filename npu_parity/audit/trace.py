@@ -31,7 +31,7 @@ from npu_parity.backends import heads
 from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError, first_line, shorten
 from npu_parity.evidence import manifest
-from npu_parity.report import origin, page, readme, results, summary, tables
+from npu_parity.report import about, cards, origin, page, readme, results, summary, tables
 from npu_parity.verdict.judge import output_files
 
 # Keys of metrics.json that are no figures of two arrays; `npu-parity verify` judges again.
@@ -150,11 +150,7 @@ class Report:
         entry = manifest.read(folder).get("summary.json")
         if entry is None:
             raise ParityError(f"{folder}: found no summary.json in its manifest: run `make`")
-        options, runs = entry["options"], []
-        if "--" in options:
-            place = options.index("--")
-            options, runs = options[:place], options[place + 1 :]
-        given = dict(option.removeprefix("--").split("=", 1) for option in options)
+        given, runs = _given(entry)
         return cls(folder, json.loads(given["systems"]), runs, json.loads(given["left-out"]))
 
     @cached_property
@@ -170,10 +166,30 @@ class Report:
 Systems = Sequence[results.System]
 
 
+def _given(entry: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Return the options and the arguments of the program that wrote a result."""
+    options, runs = entry["options"], []
+    if "--" in options:
+        place = options.index("--")
+        options, runs = options[:place], options[place + 1 :]
+    return dict(option.removeprefix("--").split("=", 1) for option in options), runs
+
+
 def _table(report: Report, systems: Systems, name: str, _: str) -> str:
     """Return the tables of one system."""
     (of,) = (system for system in systems if system.name == Path(name).stem)
     return tables.report(of, list(report.settings[of.name]["tables"]))
+
+
+def _card(report: Report, systems: Systems, name: str, _: str) -> str:
+    """Return the card of one system in the language of its file."""
+    folder, file = name.split("/")
+    (of,) = (system for system in systems if system.name == folder)
+    given, _runs = _given(manifest.read(report.folder / folder)[file])
+    settings = json.loads(given["system"])
+    texts = about.read(settings["about"]) if "about" in settings else about.About()
+    (language,) = (code for code, known in cards.FILES.items() if known == file)
+    return cards.body(of, texts, language)
 
 
 def _page(report: Report, systems: Systems, _: str, text: str) -> str:
@@ -190,6 +206,8 @@ DOCUMENTS: dict[str, Callable[[Report, Systems, str, str], str]] = {
     ),
     "tables/overview.md": lambda _, systems, *__: summary.overview(summary.rows(list(systems))),
     "tables/*.md": _table,
+    "*/card.md": _card,
+    "*/card.zh.md": _card,
     "report.html": _page,
 }
 

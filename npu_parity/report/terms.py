@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from npu_parity.report import origin
+
 LANGUAGES = ("en", "zh")  # English is what the tables are written in
 FILES = {"zh": "templates/terms.zh.yaml"}
 
@@ -56,5 +58,6 @@ def table(frame: pd.DataFrame, translate: Translate, names: bool = False) -> pd.
 
 def _pattern(text: str) -> re.Pattern[str]:
     parts = re.split(r"(\{n?\})", text)
-    kinds = {"{}": "(.+?)", "{n}": r"([\d,.]+)"}
+    number = rf"((?:{origin.OPEN}.*?{origin.BETWEEN})?[\d,.]+{origin.CLOSE}?)"
+    kinds = {"{}": "(.+?)", "{n}": number}
     return re.compile("".join(kinds.get(part) or re.escape(part) for part in parts), re.DOTALL)
