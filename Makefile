@@ -79,7 +79,7 @@ gate: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE python benchmarks/gate/run.py
 	python scripts/readme.py README.md README.zh.md docs/*.md
 
-# Is there a false alarm on any architecture? About an hour; benchmarks/zoo.csv, docs/zoo.md.
+# Is there a false alarm on any architecture? More than an hour; benchmarks/zoo.csv, docs/zoo.md.
 zoo-check: .venv/.ready
 	python benchmarks/zoo.py
 
