@@ -204,3 +204,16 @@ def test_no_results(tmp_path):
     assert dict(manifest.outdated(tmp_path / "results", lambda *_: None)) == {}
     with pytest.raises(ParityError, match="there are no results"):
         list(damaged(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("tables/net.md", {"system": "net"}),
+        ("probes/npu_fp32.json", {"device": "npu_fp32"}),
+        ("net/weights.json", {"system": "net"}),
+        ("net/npu/measured/run.json", {"system": "net", "device": "npu", "run": "measured"}),
+    ],
+)
+def test_path_of_a_result_names_what_it_is_of(path, names):
+    assert manifest._names(Path(path)) == names

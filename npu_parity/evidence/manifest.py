@@ -229,8 +229,9 @@ def _entries(results: Path) -> dict[Path, Entry]:
 def _names(path: Path) -> dict[str, str]:
     """Return the system, device and run that the path of a result names."""
     *folders, name = path.parts
-    if folders == ["tables"]:
-        return {"system": name.partition(".")[0]}
+    of_files = {"tables": "system", "probes": "device"}  # folders whose files have these names
+    if len(folders) == 1 and folders[0] in of_files:
+        return {of_files[folders[0]]: name.partition(".")[0]}
     return dict(zip(("system", "device", "run"), folders, strict=False))
 
 
