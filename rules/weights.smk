@@ -6,7 +6,7 @@ its answer would be an input. Then a new system would fetch all weights again.
 in: the user's files   out: weights.safetensors and its sidecar, an entry of weights.lock.yaml
 """
 
-HUB_ANSWERS = "results/hubs.json"  # exists only during a run
+HUB_ANSWERS = "logs/hubs.json"  # exists only during a run
 
 
 rule weights:

@@ -75,7 +75,7 @@ def project(server, tmp_path_factory):
     del models["test_resnet"]["preprocessing"]  # that of the weights
     project.configure(lambda config: config.update(models=models))
     project.env = server.env()
-    project.succeed("all")
+    project.succeed("all", "verify")
     return project
 
 

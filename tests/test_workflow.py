@@ -551,7 +551,7 @@ def test_weights_come_from_the_first_hub_that_has_them(served, base):
 
 def test_each_hub_is_asked_once_and_the_answers_are_removed(served):
     assert len(served.probes) == 2
-    assert "results/hubs.json" not in served.files()
+    assert served.files("logs/hubs.json") == {}
 
 
 def test_second_hub_where_the_first_is_down(hubs):
@@ -581,7 +581,7 @@ def test_no_hub(hubs):
     hubs.succeed(strict, seeded)
     assert hubs.json(strict)["source"] == FROM_HUBS[0]
     assert hubs.json(seeded) == found
-    assert "results/hubs.json" not in hubs.files()
+    assert hubs.files("logs/hubs.json") == {}
 
 
 def test_corrupt_download_never_becomes_weights(hubs, served):
