@@ -30,10 +30,9 @@ def main(
     threads: cli.Threads = 1,
 ) -> None:
     """Write the network's outputs as one float32 array (inputs, columns)."""
-    from npu_parity.backends import outputs
+    from npu_parity.backends import dumps, outputs
     from npu_parity.backends.precision import narrow
     from npu_parity.sources import checkpoints
-    from npu_parity.verdict import arrays
 
     array = evidence.read_inputs(inputs)
     used = device.use_threads(threads)
@@ -46,8 +45,8 @@ def main(
     else:
         model = checkpoints.load(weights_folder, ported or None)
     if dumped:
-        result = arrays.read_dump(dumped, len(array))
-        found |= arrays.UNSEEN
+        result = dumps.read_dump(dumped, len(array))
+        found |= dumps.UNSEEN
     elif run == "measured":
         measured, found["repeated"] = outputs.measure_repeatedly(
             model, array, device, batch, also or ()

@@ -130,14 +130,14 @@ def test_every_script_has_a_digest_that_tells_own_modules_from_others(script):
 
 
 def test_every_data_file_of_the_package_is_followed():
-    """Lists of class names are the user's choice: they are inputs of the rules that read them."""
+    """Lists of class names and texts of cards are the user's choice: rules read them as inputs."""
     reached = set().union(*(code.closure(script)[0] for script in SCRIPTS))
     reached |= code.closure(ROOT / "npu_parity/config.py")[0]
     data = {
         p for p in (ROOT / "npu_parity").rglob("*") if p.is_file() and "__pycache__" not in str(p)
     }
-    left = {p.name for p in data - reached if p.suffix != ".py"}
-    assert left == {"imagenet_1k.txt", "inat2021_birds.txt"}
+    left = {p.name for p in data - reached if p.suffix != ".py" and p.parent.name != "about"}
+    assert left <= {"imagenet_1k.txt", "inat2021_birds.txt"}
 
 
 @pytest.mark.slow

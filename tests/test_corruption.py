@@ -26,6 +26,8 @@ FILES = (
     "results/net/inputs.npy",
     "results/net/inputs.json",
     "results/net/divergence.svg",
+    "results/net/card.md",
+    "results/net/card.zh.md",
     "results/net/manifest.json",
     "results/net/cpu/exact/outputs.npy",
     "results/net/cpu/exact/run.json",

@@ -31,7 +31,17 @@ from npu_parity.backends import heads
 from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError, first_line, shorten
 from npu_parity.evidence import manifest
-from npu_parity.report import about, cards, origin, page, readme, results, summary, tables
+from npu_parity.report import (
+    about,
+    cards,
+    origin,
+    page,
+    readme,
+    results,
+    summary,
+    switches,
+    tables,
+)
 from npu_parity.verdict.judge import output_files
 
 # Keys of metrics.json that are no figures of two arrays; `npu-parity verify` judges again.
@@ -202,7 +212,7 @@ def _page(report: Report, systems: Systems, _: str, text: str) -> str:
 # A function gets the report, its systems, the name and the text of the document.
 DOCUMENTS: dict[str, Callable[[Report, Systems, str, str], str]] = {
     "tables/summary.md": lambda report, systems, *_: summary.table(
-        summary.rows(list(systems)), dict(report.left_out)
+        summary.rows(list(systems)), dict(report.left_out), switches.table(list(systems))
     ),
     "tables/overview.md": lambda _, systems, *__: summary.overview(summary.rows(list(systems))),
     "tables/*.md": _table,

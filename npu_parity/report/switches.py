@@ -30,10 +30,9 @@ def table(systems: list[System]) -> str:
 
 def _rows(system: System) -> list[dict[str, str]]:
     """Return a row for each measured run whose backend has another measured run."""
-    measured = [run for run in system.runs if run.endswith("/measured")]
     rows = []
-    for backend in dict.fromkeys(system.run[run]["backend"] for run in measured):
-        runs = [run for run in measured if system.run[run]["backend"] == backend]
+    for backend in dict.fromkeys(system.run[run]["backend"] for run in system.latency):
+        runs = [run for run in system.latency if system.run[run]["backend"] == backend]
         plain = next((run for run in runs if _is_plain(system.run[run])), None)
         if len(runs) > 1:
             rows += [_row(system, run, plain) for run in runs]
