@@ -18,8 +18,8 @@ def main(summary: Annotated[Path, typer.Argument(help="results/summary.json")]) 
     for device, reason in found["left_out"].items():
         print(f"{device} is left out: {reason}.")
     print(
-        f"Latency in ms. All figures: {summary}. Tables: {summary.parent}/tables/. "
-        "Arrays and their hashes: results/SYSTEM/DEVICE/RUN/."
+        f"The page: {summary.parent}/report.html. Tables: {summary.parent}/tables/. All figures: "
+        f"{summary}. Arrays and their hashes: {summary.parent}/SYSTEM/DEVICE/RUN/."
     )
 
 

@@ -106,8 +106,12 @@ def shifted(data: Any, by: float, errors: Mapping[str, Any] | None = None, name:
     if isinstance(data, Mapping):
         errors = data if "relative_l2_error" in data else errors
         metric = data.get("metric")  # of the value in a criterion
+        # The other way for the reference, so that differences between both sides move, too.
+        ways = {key: -by if str(key).startswith("reference_") else by for key in data}
         return {
-            key: shifted(value, by, errors, metric if metric and key == "value" else str(key))
+            key: shifted(
+                value, ways[key], errors, metric if metric and key == "value" else str(key)
+            )
             for key, value in data.items()
         }
     if isinstance(data, list):

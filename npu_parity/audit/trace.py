@@ -55,6 +55,7 @@ FIGURES = ("metrics", "latency")  # the JSON files of runs that are derived
 # Parts of a page without numbers of results: the library of tables, and pictures.
 OPAQUE = re.compile(r"<(script|style)\b.*?</\1>|base64,[^\"]*", re.DOTALL)
 PICTURE = re.compile(r'data-picture="(\S+) (\w+)"')
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 RULE = re.compile(r"^\|[:|-]+\|$", re.MULTILINE)  # the line below a header in Markdown
 
 
@@ -351,7 +352,7 @@ def _same_words(path: Path, text: str, expected: Sequence[str]) -> int:
     found, *readings = (_words(OPAQUE.sub(_lines, t)) for t in (text, *expected))
     first = readings[0]
     for i, word in enumerate(found[: len(first)]):
-        if word.text not in {r[i].text for r in readings if i < len(r)}:
+        if not _fits(word.text, [r[i].text for r in readings if i < len(r)]):
             near = next((w.source for w in first[i::-1][:3] if w.source), "")
             ours, theirs = _shown(word.text, first[i].text)
             raise ParityError(
@@ -365,6 +366,20 @@ def _same_words(path: Path, text: str, expected: Sequence[str]) -> int:
             "run `make`, which writes it again"
         )
     return sum(bool(word.source) for word in first)
+
+
+def _fits(word: str, readings: Sequence[str]) -> bool:
+    """Return whether a word is one of its readings, or its numbers lie between theirs.
+
+    >>> _fits("5.33e-14", ["5.31e-14", "4.2e-14", "6.4e-14"]), _fits("5.33", ["5.31"] * 3)
+    (True, False)
+    """
+    if word in readings:
+        return True
+    if {NUMBER.sub("", reading) for reading in readings} != {NUMBER.sub("", word)}:
+        return False
+    numbers = [[float(n.replace(",", "")) for n in NUMBER.findall(r)] for r in (word, *readings)]
+    return all(min(known) <= found <= max(known) for found, *known in zip(*numbers, strict=True))
 
 
 def _shown(*words: str) -> list[str]:

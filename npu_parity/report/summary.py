@@ -31,19 +31,17 @@ class Column:
         cell: returns the text of a cell from a row of `rows`.
         note: explains the heading, if necessary.
         of_system: whether the cell belongs to the system and appears only in its first row.
-        brief: whether the terminal shows the column.
     """
 
     heading: str
     cell: Callable[[dict[str, Any]], str]
     note: str = ""
     of_system: bool = False
-    brief: bool = False
 
 
-# The only description of each column, for `table`, `brief` and the notes.
+# The only description of each column, for `table` and the notes.
 COLUMNS = (
-    Column("System", lambda row: str(row["system"]), of_system=True, brief=True),
+    Column("System", lambda row: str(row["system"]), of_system=True),
     Column("Parameters", lambda row: f"{row['parameters']:,}", of_system=True),
     Column("Weights", lambda row: _source(row["weights"]), of_system=True),
     Column(
@@ -52,20 +50,19 @@ COLUMNS = (
         "the compared outputs.",
         of_system=True,
     ),
-    Column("Device", lambda row: _device(row), brief=True),
+    Column("Device", lambda row: _device(row)),
     Column(
         "Run",
         lambda row: "reference" if row["reference"] else row["run"],
         "*predicted* runs emulate the device's numerics on the reference; nothing ran on the "
         "device. *measured* runs were executed on this machine. *published* figures are from a "
         "report on a real Ascend NPU, with the report's own weights and inputs.",
-        brief=True,
     ),
-    Column("Max abs", lambda row: number(row["max_abs_error"]), brief=True),
+    Column("Max abs", lambda row: number(row["max_abs_error"])),
     Column("Mean abs", lambda row: number(row["mean_abs_error"])),
     Column("Relative", lambda row: number(row["relative_l2_error"]), "relative L2 error."),
-    Column("1 − cos", lambda row: number(row["one_minus_cosine"], 2), brief=True),
-    Column("Top-1", lambda row: metric("top1_match", row["top1_match"]), brief=True),
+    Column("1 − cos", lambda row: number(row["one_minus_cosine"], 2)),
+    Column("Top-1", lambda row: metric("top1_match", row["top1_match"])),
     Column("Top-5", lambda row: metric("top5_overlap", row["top5_overlap"])),
     Column(
         "Operators",
@@ -76,19 +73,16 @@ COLUMNS = (
         "Criterion",
         lambda row: judged(row["criterion"]) if row["criterion"] else NONE,
         "the report's own pass rule.",
-        brief=True,
     ),
     Column(
         "Verdict",
         lambda row: _verdict(row),
         "the answer of this project, and the strength of the evidence.",
-        brief=True,
     ),
     Column(
         "Latency",
         lambda row: spread(row["latency"] or {}),
         "mean ± standard deviation in ms, one image at a time.",
-        brief=True,
     ),
 )
 
@@ -132,6 +126,17 @@ def difference(published: dict[str, Any] | None) -> str:
 
 def overview(rows: list[dict[str, Any]]) -> str:
     """Return the README's table as Markdown: one line for each system, five columns."""
+    return markdown(_by_system(rows)) + "\n"
+
+
+def brief(rows: list[dict[str, Any]]) -> str:
+    """Return the same table as plain text for a terminal, and whether a machine was busy."""
+    text: str = _by_system(rows).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
+    busy = any((row["latency"] or {}).get("busy") for row in rows)
+    return f"{text}\n\n{BUSY}" if busy else text
+
+
+def _by_system(rows: list[dict[str, Any]]) -> pd.DataFrame:
     lines = []
     for name in dict.fromkeys(row["system"] for row in rows):
         of_system = [row for row in rows if row["system"] == name]
@@ -148,7 +153,7 @@ def overview(rows: list[dict[str, Any]]) -> str:
                 "Verdict": "; ".join(f"{row['device']}: {_verdict(row)}" for row in compared),
             }
         )
-    return markdown(pd.DataFrame(lines)) + "\n"
+    return pd.DataFrame(lines)
 
 
 def _differences(rows: list[dict[str, Any]], key: str) -> str:
@@ -156,12 +161,6 @@ def _differences(rows: list[dict[str, Any]], key: str) -> str:
     several = len(rows) > 1
     cells = [f"{row['device']}: " * several + number(row[key]) for row in rows]
     return f"{DIFFERENCES[key]} {', '.join(cells)}" if cells else NONE
-
-
-def brief(rows: list[dict[str, Any]]) -> str:
-    """Return the summary as plain text for a terminal."""
-    columns = [c for c in COLUMNS if c.brief]
-    return frame(rows, columns).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
