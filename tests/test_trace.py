@@ -91,7 +91,8 @@ def test_this_repository():
     by_name = {path.name: count for path, count in found.items()}
     assert by_name["README.md"] > 5 and by_name["summary.json"] > 200
     assert sum(path.name == "metrics.json" for path in found) >= 12
-    assert sum(path.suffix == ".md" for path in found) == 9
+    tables = [*(ROOT / "results").glob("*/card*.md"), *(ROOT / "results/tables").glob("*.md")]
+    assert sum(path.suffix == ".md" for path in found) == len(tables) + 1 > 20
 
 
 def test_every_document_is_traced(here):
@@ -188,7 +189,7 @@ def test_a_value_in_the_outputs(here):
     assert wrong("results").startswith(f"{RUN}/outputs.npy: found SHA-256 ")
 
 
-def test_a_value_in_the_outputs_with_its_hashes(here):
+def test_a_value_in_the_outputs_with_its_hashes(here, monkeypatch):
     """Whoever changes the array and all of its hashes is found by the figures."""
     array = np.load(f"{RUN}/outputs.npy")
     old = evidence.sha256(f"{RUN}/outputs.npy")
@@ -197,6 +198,7 @@ def test_a_value_in_the_outputs_with_its_hashes(here):
     np.save(f"{RUN}/outputs.npy", array)
     for name in ("run.json", "metrics.json"):
         here(f"{RUN}/{name}", replaced(old, evidence.sha256(f"{RUN}/outputs.npy"), -1))
+    monkeypatch.setattr("npu_parity.evidence.manifest.check", lambda *_: None)  # forged, too
     found = wrong("results")
     assert re.match(rf"{RUN}/metrics.json: \w+: found [\d.]+, the arrays give [\d.]+$", found)
     assert "line" in wrong("results/tables/resnet34.md")  # without metrics.json
@@ -286,7 +288,7 @@ def outside(stated, again):
     return [
         (place, *values)
         for place, *values in _outside(stated, again, *moved)
-        if "one_minus" not in place or any(abs(value or 1) > 1e-14 for value in values)
+        if "one_minus" not in place or any(value is None or abs(value) > 1e-14 for value in values)
     ]
 
 
