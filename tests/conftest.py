@@ -9,8 +9,9 @@ import torch
 from abuse import ROW
 from tabulate import tabulate
 
-# For examples in docstrings pytest imports every file; this one would become torch's "npu".
-collect_ignore = ["standin_npu"]
+# For examples in docstrings pytest imports every file. The first one would become torch's "npu", the
+# second one needs Chromium.
+collect_ignore = ["standin_npu", "browser.py"]
 
 
 @pytest.fixture(autouse=True, scope="module")
