@@ -9,8 +9,8 @@ import torch
 from abuse import ROW
 from tabulate import tabulate
 
-# For examples in docstrings pytest imports every file. The first one would become torch's "npu", the
-# second one needs Chromium.
+# For examples in docstrings pytest imports every file. The first of these would become torch's
+# "npu", and the second one needs Chromium.
 collect_ignore = ["standin_npu", "browser.py"]
 
 
