@@ -94,4 +94,4 @@ def test_a_configuration_of_the_projects_own_files(installed):
         "from npu_parity import config; from npu_parity.sources import labels\n"
         "print(len(config.load()['models']), len(labels.read('data/inat2021_birds.txt')))"
     )
-    assert python(installed, "-c", code).split() == ["6", "1486"]
+    assert python(installed, "-c", code).split() == ["9", "1486"]
