@@ -43,7 +43,7 @@ contract: .venv/.ready
 	  TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(UV) run --locked --extra $$extra \
 	  python -m pytest tests/test_contract.py || exit 1; done
 
-# All six systems on the stand-in for an NPU, in the folder standin/: docs/npu.md.
+# All systems on the stand-in for an NPU, in the folder standin/: docs/npu.md.
 standin: .venv/.ready
 	mkdir -p standin && cp -r config.yaml models standin
 	PYTHONPATH=$(CURDIR)/tests/standin_npu TORCH_DEVICE_BACKEND_AUTOLOAD=1 snakemake --cores $(CORES) \
