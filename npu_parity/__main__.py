@@ -261,8 +261,7 @@ def _described(name: str, path: Path) -> "tuple[System, dict[str, Any], About]":
     runs = list(dict.fromkeys(planned))
     if f"{config['reference']}/measured" not in runs:
         raise ParityError(f"{folder} has no results of the reference: run `snakemake --cores 4`")
-    texts = about.read(settings["about"]) if "about" in settings else about.About()
-    return results.describe(folder, runs, settings), config, texts
+    return results.describe(folder, runs, settings), config, about.of(settings)
 
 
 @app.command()

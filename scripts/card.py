@@ -16,7 +16,7 @@ def main(
 ) -> None:
     """Write the cards into the folder of the system."""
     described = results.describe(folder, runs, system)
-    texts = about.read(system["about"]) if "about" in system else about.About()
+    texts = about.of(system)
     written = {name: cards.body(described, texts, lang) for lang, name in cards.FILES.items()}
     for name, text in written.items():
         evidence.write_text(folder / name, text)

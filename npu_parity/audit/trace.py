@@ -198,9 +198,8 @@ def _card(report: Report, systems: Systems, name: str, _: str) -> str:
     (of,) = (system for system in systems if system.name == folder)
     given, _runs = _given(manifest.read(report.folder / folder)[file])
     settings = json.loads(given["system"])
-    texts = about.read(settings["about"]) if "about" in settings else about.About()
     (language,) = (code for code, known in cards.FILES.items() if known == file)
-    return cards.body(of, texts, language)
+    return cards.body(of, about.of(settings), language)
 
 
 def _page(report: Report, systems: Systems, _: str, text: str) -> str:

@@ -46,6 +46,11 @@ class About:
         return self.licenses.get(weights["repo"] or "", NOT_STATED)
 
 
+def of(settings: dict[str, Any]) -> About:
+    """Return the texts that a system's settings name; empty texts if they name none; see `read`."""
+    return read(settings["about"]) if "about" in settings else About()
+
+
 def read(name: str) -> About:
     """Read a file about a system.
 

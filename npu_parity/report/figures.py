@@ -96,10 +96,8 @@ def scatter(system: System) -> Figure | None:
     ):
         expected, kind = run.replace("/measured", "/predicted"), "predicted error"
         if expected not in system.runs:
-            expected, kind = (
-                system.runs[0].replace("/measured", "/exact"),
-                "error of float32 itself",
-            )
+            kind = "error of float32 itself"
+            expected = system.runs[0].replace("/measured", "/exact")
         x, y = (_errors(system.outputs(found), reference) for found in (expected, run))
         step = math.ceil(x.size / MOST_POINTS)
         x, y = x[::step], y[::step]

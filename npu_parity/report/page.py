@@ -152,7 +152,7 @@ def page(systems: Sequence[System], left_out: Mapping[str, str], pictures: Pictu
         overview=_overview(rows, _compared(systems)),
         summary=cells,
         notes={c.heading: c.note for c in summary.COLUMNS if c.note},
-        busy=summary.BUSY if any((row["latency"] or {}).get("busy") for row in rows) else "",
+        busy=summary.busy(rows),
         failures=summary.failures(rows),
         left_out=left_out,
         systems=[_described(system, pictures) for system in systems],

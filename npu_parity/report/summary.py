@@ -109,7 +109,7 @@ def table(rows: list[dict[str, Any]], left_out: dict[str, str], more: str = "") 
         more: a further table at the end.
     """
     notes = ["\n".join(f"- {c.heading}: {c.note}" for c in COLUMNS if c.note)]
-    notes += [BUSY] * any((row["latency"] or {}).get("busy") for row in rows)
+    notes += filter(None, [busy(rows)])
     notes += [f"{device} is left out: {reason}." for device, reason in left_out.items()]
     notes += [more] * bool(more)
     return "\n\n".join([markdown(frame(rows, COLUMNS)), *failures(rows), *notes]) + "\n"
@@ -132,8 +132,12 @@ def overview(rows: list[dict[str, Any]]) -> str:
 def brief(rows: list[dict[str, Any]]) -> str:
     """Return the same table as plain text for a terminal, and whether a machine was busy."""
     text: str = _by_system(rows).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
-    busy = any((row["latency"] or {}).get("busy") for row in rows)
-    return f"{text}\n\n{BUSY}" if busy else text
+    return "\n\n".join(filter(None, [text, busy(rows)]))
+
+
+def busy(rows: list[dict[str, Any]]) -> str:
+    """Return the note on latencies of a busy machine; empty if no row has one."""
+    return BUSY if any((row["latency"] or {}).get("busy") for row in rows) else ""
 
 
 def _by_system(rows: list[dict[str, Any]]) -> pd.DataFrame:
