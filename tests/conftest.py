@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from abuse import ROW
+from project import ROOT
 from tabulate import tabulate
 
 # For examples in docstrings pytest imports every file. The first of these would become torch's
 # "npu", and the second one needs Chromium.
 collect_ignore = ["standin_npu", "browser.py"]
+
+# `make` installs uv there if the machine has none.
+os.environ["PATH"] += f"{os.pathsep}{ROOT / '.uv/bin'}"
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -20,7 +20,7 @@ from npu_parity.sources.seeds import draw as drawn
 pytestmark = pytest.mark.slow
 
 ISOLATED = ("unshare", "--net")  # a network namespace without any network
-UV = shutil.which("uv") or shutil.which("uv", path=ROOT / ".uv/bin")
+UV = shutil.which("uv")
 
 
 def command(project, *arguments):

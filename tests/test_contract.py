@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 # torch_npu by the version of torch: the extras of pyproject.toml, and the newest.
 PAIRS = {"2.9": "2.9.0", "2.10": "2.10.0.post4", "2.14": "2.14.0"}
 STANDIN = ROOT / "tests" / "standin_npu"
-UV = shutil.which("uv") or shutil.which("uv", path=ROOT / ".uv/bin")
+UV = shutil.which("uv")
 
 # Each line is a question: an expression, or a statement after "!". The answer is its value, "done",
 # or the type and the first line of the exception.

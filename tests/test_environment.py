@@ -25,7 +25,7 @@ import npu_parity
 from npu_parity.backends import environment
 from npu_parity.errors import ParityError
 
-UV = shutil.which("uv") or shutil.which("uv", path=ROOT / ".uv/bin")
+UV = shutil.which("uv")
 needs_uv = pytest.mark.skipif(UV is None, reason="needs uv")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, GROUPS = PYPROJECT["project"], PYPROJECT["dependency-groups"]
