@@ -37,7 +37,7 @@ from npu_parity.verdict.executed import Path, executed
 from npu_parity.verdict.executed import compare as compare_paths
 from npu_parity.verdict.judge import Case, Judgement, judge
 from npu_parity.verdict.kernels import check_operator, execute
-from npu_parity.verdict.operators import OperatorResult
+from npu_parity.verdict.operators import IDENTICAL, OperatorResult
 from npu_parity.verdict.program import compare, on_cpu
 from npu_parity.verdict.questions import INPUTS, Repeated, Runs, distances, sizes
 from npu_parity.verdict.recording import Call, record, visit
@@ -116,8 +116,7 @@ class Report:
             value = self.metrics.get(key)
             lines.append(f"  {key}: {'not finite' if value is None else f'{value:.3g}'}")
         if self.operators is not None:
-            compared = [r.largest_error for r in self.operators if r.passed is not None]
-            lines.append(f"  largest operator error: {max(compared, default=0):.3g} of its bound")
+            lines.append(f"  {_summary(self.operators)}")
         if self.explained is not None:
             lines.append(f"  explained by the predicted rounding: {100 * self.explained:.1f} %")
         if self.numerics_found:
@@ -184,7 +183,7 @@ class Original:
                 f"names: found {len(self.names)}, expected one for each of the {count} inputs"
             )
         self.kernels = kernels
-        self._operators: dict[tuple[Context, bool], list[OperatorResult]] = {}
+        self._operators: dict[tuple[Context, bool, bool], list[OperatorResult]] = {}
         self._repeats: dict[tuple[int, ...], dict[str, Any]] = {}
 
     @cached_property
@@ -413,7 +412,7 @@ class Original:
         program = path.with_program(self.program(ported, theirs))
         operators = None
         if not misfit:
-            operators = self.operators(within, path.channels_last)
+            operators = self.operators(within, path.channels_last, shares=False)
         found = heads.aligned(measured.array, shapes, measured.shapes)
         if hosted is not None:
             hosted = heads.aligned(hosted, shapes, measured.shapes)
@@ -492,18 +491,18 @@ class Original:
         return compare_paths(here, there)
 
     def operators(
-        self, within: Context | None = None, channels_last: bool = False
+        self, within: Context | None = None, channels_last: bool = False, shares: bool = True
     ) -> list[OperatorResult] | None:
         """Return the results of question 2 on the device or its simulation; None if not asked.
 
         Args:
             within: the same as `kernels` in `check_port`; default that of the reference.
-            channels_last: see `check_operator`.
+            channels_last, shares: see `check_operator`.
         """
         if 2 not in self.asked:
             return None
         within = within or self.kernels or contextlib.nullcontext
-        key = within, channels_last
+        key = within, channels_last, shares
         if key not in self._operators:
             target, run, results = self._target(within), _running(within), []
             own = within is contextlib.nullcontext and target == Device("cpu")
@@ -514,6 +513,7 @@ class Original:
                 numerics=self.promised,
                 channels_last=channels_last,
                 recorded=own,
+                shares=shares,
             )
             self.visit(lambda call: results.append(check(call)))
             self._operators = {key: results}
@@ -565,6 +565,18 @@ def check_port(
     about |= {"kernels": kernels, "precision": precision}
     original = Original(reference, inputs, device, numerics, **about)
     return original.check(ported, ported_inputs, batch, batch_sizes=batch_sizes)
+
+
+def _summary(results: Sequence[OperatorResult]) -> str:
+    """Return one line about the errors of operators."""
+    identical = sum(r.note == IDENTICAL for r in results)
+    if identical and identical == len(results):
+        return f"operators: all {identical} return exactly the reference's results"
+    errors = [r.largest_error for r in results if r.passed is not None and r.note != IDENTICAL]
+    text = f"largest operator error: {max(errors, default=0):.3g} of its bound"
+    if not identical:
+        return text
+    return f"{text}; {identical} of {len(results)} return exactly the reference's results"
 
 
 def _running(within: Context) -> Callable[..., Any]:
