@@ -39,7 +39,7 @@ from npu_parity.verdict.judge import Case, Judgement, judge
 from npu_parity.verdict.kernels import check_operator, execute
 from npu_parity.verdict.operators import IDENTICAL, OperatorResult
 from npu_parity.verdict.program import compare, on_cpu
-from npu_parity.verdict.questions import INPUTS, Repeated, Runs, distances, sizes
+from npu_parity.verdict.questions import INPUTS, Repeated, Runs, distances, sizes, unchanged
 from npu_parity.verdict.recording import Call, record, visit
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -189,15 +189,20 @@ class Original:
     @cached_property
     def runs(self) -> Runs:
         """The reference's outputs, the exact and the predicted outputs, without measured ones."""
-        reference = self._reference.array
         exact = outputs.exact(self.reference, self.inputs, self.device)
+        return replace(self._runs, exact=exact)
+
+    @cached_property
+    def _runs(self) -> Runs:
+        """The same without the exact outputs, which are not always needed."""
+        reference = self._reference.array
         predicted, overflow = reference, None
         if not (self.promised.is_exact and self.device.precision == "fp32"):
             predicted, overflow = outputs.predict_watched(self.reference, self.inputs, self.device)
         errors = outputs.further_errors(self.reference, self.inputs, predicted, self.device)
         widths, maps = heads.resolved(self._reference.shapes, self.heads, self.task)
         return Runs(
-            reference, exact, predicted, heads=widths, shapes=maps, overflow=overflow, errors=errors
+            reference, None, predicted, heads=widths, shapes=maps, overflow=overflow, errors=errors
         )
 
     @cached_property
@@ -237,7 +242,7 @@ class Original:
     def _known(self) -> dict[Device, np.ndarray]:
         """The predictions of `runs`, by the device that they are of."""
         promised = Device("cpu", self.promised, self.device.precision)
-        return {promised: self.runs.predicted, Device("cpu"): self.runs.reference}
+        return {promised: self._runs.predicted, Device("cpu"): self._runs.reference}
 
     @property
     def _candidates(self) -> dict[str, Device]:
@@ -265,7 +270,7 @@ class Original:
                 return {name: 0.0}
         if self.device.precision == "fp32":
             return distances(measured[:TELLING], self.predictions)
-        return sizes(measured[:TELLING], self.predictions, self.runs.reference[:TELLING])
+        return sizes(measured[:TELLING], self.predictions, self._runs.reference[:TELLING])
 
     @cached_property
     def chosen(self) -> list[int]:
@@ -280,13 +285,19 @@ class Original:
         with np.errstate(invalid="ignore"):  # outputs that are not finite
             apart = np.linalg.norm(outcome - outcome[first], axis=1)
         other = int(np.nan_to_num(apart).argmax())
-        if other != first:
-            with contextlib.suppress(ParityError):
-                both = [first, other]
-                some = batches.rows(self.inputs, both)
-                outputs.measure(self.reference, some, Device("cpu"), batch=2)
-                return both
-        return [first]
+        both = [first, other]
+        return both if other != first and self._accepts(both) else [first]
+
+    def _accepts(self, rows: list[int]) -> bool:
+        """Return whether the reference accepts a batch of these inputs."""
+        if any(str(len(rows)) in found["batches"] for found in self._repeats.values()):
+            return True
+        try:
+            some = batches.rows(self.inputs, rows)
+            outputs.measure(self.reference, some, Device("cpu"), batch=len(rows))
+        except ParityError:
+            return False
+        return True
 
     def visit(self, each: Callable[[Call], None]) -> None:
         """Run the reference on the chosen inputs, in the device's precision; see `visit`."""
@@ -397,7 +408,7 @@ class Original:
         theirs = self.inputs if ported_inputs is None else batches.given(ported_inputs, ported)
         name = network.named(ported)
         # Outputs that cannot be compared are an error before anything runs long.
-        runs, shapes = self.runs, self.shapes
+        runs, shapes = self._runs, self.shapes
         hosted, notes = self._hosted(ported, theirs, within)
         device = self._target(within)
         with network.guarded(name), device.configured() as target, within():
@@ -405,9 +416,10 @@ class Original:
             with applied(compiled.to(target), device.precision, target) as running:
                 measured = outputs.forward(running, theirs, target, batch)
                 again = outputs.repeated(running, theirs, measured, target, batch, batch_sizes)
-            moved = any(change != 0 for change in again["batches"].values())
             misfit = "" if self.heads else heads.mismatch(shapes, measured.shapes)
             probed = self.probe(target)
+        moved = any(change != 0 for change in again["batches"].values())
+        repeated = Repeated.from_dict(again, self._unrest(batch_sizes if moved else ()))
         path = self.path(ported, theirs, within)
         program = path.with_program(self.program(ported, theirs))
         operators = None
@@ -416,15 +428,18 @@ class Original:
         found = heads.aligned(measured.array, shapes, measured.shapes)
         if hosted is not None:
             hosted = heads.aligned(hosted, shapes, measured.shapes)
+        runs = replace(
+            runs,
+            measured=found,
+            hosted=hosted,
+            misfit=misfit,
+            narrow=narrow(ported, device.precision),
+        )
+        if not unchanged(runs, repeated):
+            runs = replace(runs, exact=self.runs.exact)
         judgement = judge(
             Case(
-                replace(
-                    runs,
-                    measured=found,
-                    hosted=hosted,
-                    misfit=misfit,
-                    narrow=narrow(ported, device.precision),
-                ),
+                runs,
                 self.promised,
                 self.names,
                 self.task,
@@ -433,7 +448,7 @@ class Original:
                 operators,
                 probed,
                 self.distances(found),
-                Repeated.from_dict(again, self._unrest(batch_sizes if moved else ())),
+                repeated,
                 [
                     *self._alike(),
                     *self._reference.notes,
@@ -446,7 +461,9 @@ class Original:
             )
         )
         number = metrics.worst_input(judgement.metrics)
-        alone = {result.index: result.largest_error for result in operators or ()}
+        alone = {
+            r.index: 0.0 if r.note == IDENTICAL else r.largest_error for r in operators or ()
+        }
         return Report(
             judgement,
             found,
