@@ -26,8 +26,8 @@ class OperatorResult:
     Attributes:
         shapes: shapes of the tensor operands, e.g. ``1x3x224x224 64x3x7x7``.
         largest_error, mean_error: over all elements, as a share of each element's bound; NaN if
-            nothing was compared, or if the note is `IDENTICAL`. If only a sharper test failed, the largest error is a share of the
-            limit of that test. So an operator passes at 1 or below.
+            nothing was compared, or if the note is `IDENTICAL`. If only a sharper test failed, the
+            largest error is a share of the limit of that test. So an operator passes at 1 or below.
         passed: None if nothing was compared, because no bound is known or there are no values.
         worst: index of the worst element in its tensor; empty if all elements are equal.
         note: why the operator did not pass, that two runs differ, or that the result is exactly
