@@ -461,9 +461,7 @@ class Original:
             )
         )
         number = metrics.worst_input(judgement.metrics)
-        alone = {
-            r.index: 0.0 if r.note == IDENTICAL else r.largest_error for r in operators or ()
-        }
+        alone = {r.index: 0.0 if r.note == IDENTICAL else r.largest_error for r in operators or ()}
         return Report(
             judgement,
             found,
