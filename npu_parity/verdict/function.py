@@ -48,6 +48,9 @@ U = 2.0**-24  # unit roundoff of float32
 _AGREES, _DIFFERS = 4.0, 8.0
 # A result of the port that is farther away belongs to another operator.
 _UNRELATED = 1e5
+# In float64, equal results differ by less: only the order of sums differs.
+_EXACT = 1e-11
+_SAMPLES = 16  # values of an operand that show the order of its elements
 
 _Prints = NDArray[np.float64]
 
@@ -60,11 +63,13 @@ class Comparison:
         same: None if a network cannot be run in float64.
         reasons: why not; each is one readable line, the most important first.
         conflicts: settings of operators that differ, although the operators have the same operands.
+        error: the largest L2 error of an output in float64, as a share of its norm; NaN if unknown.
     """
 
     same: bool | None
     reasons: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
+    error: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class _Point:
     Attributes:
         arguments: scalar arguments by name, in normal form.
         operands, results: see `_print`.
+        orders: see `_order`, of each operand.
         sources: points that computed the operands.
     """
 
@@ -82,6 +88,7 @@ class _Point:
     arguments: dict[str, Any]
     operands: list[_Prints]
     results: list[_Prints]
+    orders: list[tuple[torch.Size, _Prints]]
     sources: frozenset[int]
 
     def __str__(self) -> str:
@@ -125,9 +132,10 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Comparison
     conflicts = tuple(sight.conflicts())
     found = _shapes(own.outputs, theirs.outputs)
     if not found:
-        share = _share(_relative(own.outputs, theirs.outputs), changes)
+        errors = _relative(own.outputs, theirs.outputs)
+        share = _share(errors, changes)
         if share <= 1:
-            return Comparison(True, (), conflicts)
+            return Comparison(True, (), conflicts, max(float(e.norm()) for e in errors))
         found = f"outputs differ by {share:.3g} times what rounded weights explain"
     place = sight.place(own.ends, theirs.ends)
     return Comparison(False, (f"in float64, {found}: {place}",), conflicts)
@@ -259,7 +267,7 @@ class _Float64(Widening):
         name = func._schema.name.partition("::")[2]
         noted = self._noting and not func.is_view and name not in ALLOCATIONS
         used = tensors((args, kwargs)) if noted else []
-        operands = [(_print(t), self.source(t)) for t in used]
+        operands = [(_print(t), _order(t), self.source(t)) for t in used]
         fed = any(self.fed(t) for t in used)
         result = super().run_wide(func, args, kwargs)
         if name in ALLOCATIONS and result.dtype.is_floating_point:
@@ -275,7 +283,7 @@ class _Float64(Widening):
         func: torch._ops.OpOverload,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        operands: list[tuple[_Prints, int | None]],
+        operands: list[tuple[_Prints, tuple[torch.Size, _Prints], int | None]],
         results: list[Tensor],
     ) -> None:
         given = schema.arguments(func, args, kwargs)
@@ -285,10 +293,10 @@ class _Float64(Widening):
         index = len(self.points)
         for t in results:
             self._made[_memory(t)] = index
-        sources = frozenset(i for _, i in operands if i is not None)
-        prints = [p for p, _ in operands]
+        sources = frozenset(i for *_, i in operands if i is not None)
+        prints, orders = [p for p, *_ in operands], [order for _, order, _ in operands]
         made = [_print(t) for t in results]
-        self.points.append(_Point(self._path[-1], name, scalars, prints, made, sources))
+        self.points.append(_Point(self._path[-1], name, scalars, prints, made, orders, sources))
 
 
 def _memory(tensor: Tensor) -> int:
@@ -378,6 +386,13 @@ def _print(tensor: Tensor) -> _Prints:
     return np.array([count, *map(float, (*means, least, most))])
 
 
+def _order(tensor: Tensor) -> tuple[torch.Size, _Prints]:
+    """Return the shape and a few values in their order, which `_print` does not show."""
+    flat = tensor.detach().flatten()
+    some = torch.linspace(0, len(flat) - 1, min(_SAMPLES, len(flat))).long()
+    return tensor.shape, _real(flat[some]).numpy()
+
+
 class _Sight:
     """Operators of two runs with the same results.
 
@@ -401,7 +416,11 @@ class _Sight:
         self._within = np.maximum(within, largest * scale / np.sqrt(count))
 
     def conflicts(self) -> Iterator[str]:
-        """Yield settings that differ between operators of one name with the same operands."""
+        """Yield settings that differ between operators of one name with the same operands.
+
+        Another setting is right if the port has the reference's result all the same, because it
+        arranges the operands or the result in another way.
+        """
         pairs: dict[int, list[int]] = {
             i: [j for j, b in enumerate(self.theirs) if a.name == b.name and self._alike(i, j)]
             for i, a in enumerate(self.own)
@@ -417,6 +436,8 @@ class _Sight:
             if any(not list(_unequal(self.own[i], self.theirs[j])) for j in found):
                 continue
             for j in [j for j in found if j not in taken][:1]:
+                if self._arranged(i, j):
+                    continue
                 for name, a, b in _unequal(self.own[i], self.theirs[j]):
                     operator, _, _ = str(self.theirs[j]).partition(" at ")
                     place = self.own[i].module
@@ -433,6 +454,32 @@ class _Sight:
         within = _DIFFERS * max(shares, default=U)
         x, y = np.array(a.operands), np.array(b.operands)
         return bool((np.abs(x - y)[:, 1:] <= within * _scale(x)).all())
+
+    @np.errstate(all="ignore")
+    def _arranged(self, i: int, j: int) -> bool:
+        """Return whether a setting of `j` differs because the port arranges values in another way.
+
+        Then the port has exactly the result of `i`, in `j` or later. If even the operands and the
+        result have the same arrangement, the setting only has no effect on this input.
+        """
+        a, b = self.own[i], self.theirs[j]
+        if not (a.results and b.results):
+            return False
+        x, y = np.array(a.operands), np.array(b.operands)
+        within = _AGREES * np.nan_to_num(np.abs(x - y)[:, 1:] / _scale(x)).max() + _EXACT
+
+        def equal(found: _Prints) -> bool:
+            gap = np.abs(found - a.results[0])
+            return bool((gap <= [0, *(within * _scale(a.results[0][None])[0])]).all())
+
+        as_before = all(
+            size == other and np.allclose(values, others, rtol=1e-3, atol=0)
+            for (size, values), (other, others) in zip(a.orders, b.orders, strict=True)
+        )
+        if as_before and equal(b.results[0]):
+            return False
+        later = (p for point in self.theirs[j:] for p in (*point.results, *point.operands))
+        return any(equal(found) for found in later)
 
     def place(self, ends: set[int], their_ends: set[int]) -> str:
         """Name the last operator that agrees and the first that does not.
