@@ -1,10 +1,10 @@
 """Warm jobs: a local run forks its jobs from a process that has imported torch and this package.
 
 Most of a small job is the start of Python and the import of torch. `start` runs a server that has
-imported everything, and makes ``python`` a function of the shells that Snakemake starts. The
-function calls `npu_parity.warm.client` with the same arguments. The client asks the server for a
-process, and waits for its end. If there is no server, or if the server refuses, the client becomes
-the real Python.
+imported everything, and puts another ``python`` first on the path. That one runs
+`npu_parity.warm.client` with the same arguments. The client asks the server for a process, and
+waits for its end. If there is no server, or if the server refuses, the client becomes the real
+Python.
 
 A job cannot see the difference. It has its own arguments, environment, folder, standard files,
 process group and exit status. No job can change the next one, because each is a fork of a server
@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from npu_parity.warm.client import FUNCTION, SOCKET
+from npu_parity.warm.client import SOCKET
 
 # Snakemake sets these for each job, and libraries read them when they are imported.
 THREADS = (
@@ -31,19 +31,26 @@ THREADS = (
 
 
 def start() -> "subprocess.Popen[bytes] | None":
-    """Start the server, and let the shells of this process use it. It ends with this process.
+    """Start the server, and let ``python`` use it on the path of this process.
 
-    It serves jobs of one thread.
+    It ends with this process. It serves jobs of one thread.
 
     Returns:
         The server. None if there is none, and all jobs are plain processes: this system cannot
-        watch processes (it is not Linux), or the path of its temporary folder is too long.
+        watch processes (it is not Linux), or its temporary folder has too long a path or allows no
+        programs.
     """
     if not hasattr(os, "pidfd_open"):
         return None
     python, here = shutil.which("python") or sys.executable, Path(__file__).parent
     folder = tempfile.mkdtemp(prefix="npu-parity-")  # no other user can enter it
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    client = shlex.join([python, "-I", "-S", str(here / "client.py"), folder])
+    found = Path(folder, "python")
+    found.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
+    found.chmod(0o700)
+    if not os.access(found, os.X_OK):
+        return None
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             listener.bind(os.path.join(folder, SOCKET))
@@ -59,8 +66,7 @@ def start() -> "subprocess.Popen[bytes] | None":
             pass_fds=[listener.fileno()],
         )
     atexit.register(_stop, server)
-    client = shlex.join([python, "-I", "-S", str(here / "client.py"), folder])
-    os.environ[FUNCTION] = f'() {{ {client} "$@"; }}'
+    os.environ["PATH"] = os.pathsep.join([folder, os.environ["PATH"]])
     return server
 
 

@@ -12,7 +12,6 @@ import sys
 from typing import Any
 
 SOCKET = "socket"  # in the folder of the server
-FUNCTION = "BASH_FUNC_python%%"  # as bash exports the function `python`
 # Shells set these variables, or Snakemake for each job. Libraries do not read them when imported.
 PASSING = {"_", "SHLVL", "PWD", "OLDPWD", "TMPDIR", "TMP", "TEMP", "TEMPDIR"}
 
@@ -61,13 +60,14 @@ def ask(folder: str, arguments: list[str], environment: dict[str, str]) -> int |
 def main() -> None:
     """Run the program of the command line, and end as it has ended."""
     folder, *arguments = sys.argv[1:]
-    environment = {key: value for key, value in os.environ.items() if key != FUNCTION}
+    environment = dict(os.environ)
+    environment["PATH"] = environment["PATH"].removeprefix(folder + os.pathsep)
     try:
         status = ask(folder, arguments, environment)
     except (OSError, ValueError):  # no server, or nothing that it could read
         status = None
     if status is None:
-        os.execve(sys.executable, [sys.executable, *arguments], environment)
+        os.execve(sys.executable, ["python", *arguments], environment)
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the program itself has written a core
         signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
