@@ -199,11 +199,12 @@ ENDINGS = {
     "at once": "import os; print('lost'); os._exit(3)",
     "killed": "import os; os.kill(os.getpid(), 9)",
     "terminated": "import os; os.kill(os.getpid(), 15)",
-    "interrupted": "import os, signal; signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)",
+    "interrupted": "import os; os.kill(os.getpid(), 2)",
+    "interrupted at once": "import os, signal as s; s.signal(2, s.SIG_DFL); os.kill(os.getpid(), 2)",
     "crash": "import ctypes; ctypes.string_at(0)",
     "exit function": "import atexit; atexit.register(print, 'bye'); print('hello')",
     "thread": "import threading; threading.Timer(0.1, print, ['late']).start(); print('early')",
-    "daemon": "import threading, time\nt = threading.Thread(target=time.sleep, args=[99])\n"
+    "daemon": "import threading, time\nt = threading.Thread(target=time.sleep, args=[300])\n"
     "t.daemon = True\nt.start()",
     "open file": "file = open('open.txt', 'w'); file.write('text')",
     "deleted": "class A:\n    def __del__(self):\n        print('deleted')\n\n\na = A()",
@@ -386,16 +387,11 @@ def test_programs_run_again_if_the_server_is_killed(program):
 
 
 def test_a_server_with_a_thread_serves_nobody(program, tmp_path, monkeypatch):
-    program(
-        "import threading, time; threading.Thread(target=time.sleep, args=[9]).start()",
-        "usercustomize.py",
-    )
-    program("import usercustomize", "sitecustomize.py")
+    program(ENDINGS["daemon"], "sitecustomize.py")
     found = environment()
     found["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
-    monkeypatch.setattr(f"{__name__}.environment", lambda: found)
+    monkeypatch.setattr(f"{__name__}.environment", lambda: dict(found))
     own = Served()
-    found["PYTHONPATH"] = str(ROOT)
     assert own.run(f"python {program(WARM)}").stdout == "plain\n"
     assert own.process.wait(LONGEST) == 0
 

@@ -26,6 +26,7 @@ def circumstances(environment: dict[str, str]) -> list[Any]:
         os.getpriority(os.PRIO_PROCESS, 0),
         sorted(os.sched_getaffinity(0)),
         [resource.getrlimit(getattr(resource, name)) for name in LIMITS],
+        [stream is None for stream in (sys.stdin, sys.stdout, sys.stderr)],  # closed
     ]
 
 
@@ -70,8 +71,10 @@ def main() -> None:
         os.execve(sys.executable, ["python", *arguments], environment)
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the program itself has written a core
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
-        os.kill(os.getpid(), os.WTERMSIG(status))
+        number = os.WTERMSIG(status)
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
     os._exit(os.waitstatus_to_exitcode(status))
 
 

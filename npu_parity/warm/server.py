@@ -57,20 +57,24 @@ class Ending:
     That would write to all memory that programs share, and take half a second.
 
     Attributes:
-        status: the exit status; None if Python itself has to end the process.
+        status: the exit status, or minus the number of a signal; None if there is no program.
     """
 
     status: int | None = None
 
     def __call__(self) -> None:
         """Destroy what the program has made, and end."""
-        if self.status is not None:
-            with contextlib.suppress(Exception):  # Python says what cannot be written
-                vars(sys.modules["__main__"]).clear()
-                gc.collect()
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(self.status & 0xFF)
+        if self.status is None:
+            return
+        with contextlib.suppress(Exception):  # Python says what cannot be written
+            vars(sys.modules["__main__"]).clear()
+            gc.collect()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if self.status < 0:
+                signal.signal(-self.status, signal.SIG_DFL)
+                os.kill(os.getpid(), -self.status)
+            os._exit(self.status)
 
 
 ENDING = Ending()
@@ -210,7 +214,7 @@ def become(request: Request) -> None:
 
 def run(script: str) -> None:
     """Run a Python file as ``python FILE`` does."""
-    path = os.path.abspath(script)
+    path = os.path.join(os.getcwd(), script)
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     loader = importlib.machinery.SourceFileLoader("__main__", path)
     main = types.ModuleType("__main__")
@@ -220,10 +224,11 @@ def run(script: str) -> None:
     try:
         exec(compile(loader.get_data(path), path, "exec"), vars(main))
     except SystemExit as end:
-        ENDING.status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        ENDING.status = code & 0xFF
         raise
-    except Exception as error:
-        ENDING.status = 1
+    except BaseException as error:
+        ENDING.status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
         trace = error.__traceback__
         while trace and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
