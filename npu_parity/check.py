@@ -37,9 +37,10 @@ from npu_parity.verdict.executed import Path, executed
 from npu_parity.verdict.executed import compare as compare_paths
 from npu_parity.verdict.judge import Case, Judgement, judge
 from npu_parity.verdict.kernels import check_operator, execute
+from npu_parity.verdict.numerics_found import distances, sizes
 from npu_parity.verdict.operators import IDENTICAL, OperatorResult
 from npu_parity.verdict.program import compare, on_cpu
-from npu_parity.verdict.questions import INPUTS, Repeated, Runs, distances, sizes, unchanged
+from npu_parity.verdict.questions import INPUTS, Repeated, Runs, unchanged
 from npu_parity.verdict.recording import Call, record, visit
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]

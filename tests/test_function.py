@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from npu_parity.check import check_port
 from npu_parity.sources import seeds
-from npu_parity.verdict import function
+from npu_parity.verdict import function, sight
 from npu_parity.verdict.answers import Program
 from npu_parity.verdict.program import compare
 from npu_parity.verdict.questions import same_program
@@ -577,4 +577,4 @@ def test_each_weight_is_perturbed_by_at_most_one_rounding(net):
 def test_a_fault_is_followed_back_to_where_results_agree():
     """0 and 2 lead to 3, and 1 leads to 2: results differ from 1 on."""
     points = [types.SimpleNamespace(sources=s) for s in ([], [], [1], [0, 2])]
-    assert function._backwards(points, {3}, np.array([0.0, 9.0, 50.0, 20.0])) == [1, 2, 3]
+    assert sight._backwards(points, {3}, np.array([0.0, 9.0, 50.0, 20.0])) == [1, 2, 3]
