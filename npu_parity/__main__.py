@@ -173,7 +173,10 @@ def _beside(reference: Path) -> Path:
 
 @app.command()
 def audit(
-    report: Annotated[Path, typer.Argument(help="a published report: Markdown, text or JSON")],
+    report: Annotated[
+        Path,
+        typer.Argument(help="a report in Markdown, text or JSON, or its figures in YAML"),
+    ],
     results: Annotated[Path, typer.Option(help="folder of results with predictions")] = Path(
         "results"
     ),
@@ -181,7 +184,7 @@ def audit(
     """Say what can be said about somebody else's REPORT without its arrays: docs/audit.md."""
     from npu_parity.audit import published
 
-    found = published.audit(published.read_report(report), results)
+    found = published.audit_file(report, results)
     print(*found.lines(), sep="\n")
     if found.contradictions:
         count = len(found.contradictions)
