@@ -104,6 +104,16 @@ def bundle(
 
 
 @app.command()
+def crate(
+    to: Annotated[Path, typer.Option(help="a new folder, or an archive: .zip")],
+) -> None:
+    """Write the results and the workflow as RO-Crate, for archives such as Zenodo."""
+    from npu_parity import crate as archive
+
+    print(f"{to}: {archive.write(to)} files and ro-crate-metadata.json")
+
+
+@app.command()
 def verify(
     results: Annotated[Path, typer.Argument(help="the folder of results")] = Path("results"),
 ) -> None:
