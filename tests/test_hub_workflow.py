@@ -1,6 +1,7 @@
 """The workflow with weights from both hubs, through their own clients: online, then offline."""
 
 import inspect
+import json
 import shutil
 from copy import deepcopy
 
@@ -24,6 +25,9 @@ LITE0 = "timm/tf_efficientnet_lite0.in1k"
 SMALL = {
     "net": ("tiny.py:net", "modelscope:owner/net"),
     "test_resnet": ("timm:test_resnet", "huggingface:timm/test_resnet.r160_in1k"),
+}
+PROCESSOR = {"do_resize": True, "size": 9, "resample": 3, "image_mean": [0.1] * 3} | {
+    "image_std": [0.3] * 3
 }
 # For each system of the project: the network whose weights a hub has, the file and its repository.
 PUBLISHED = {
@@ -73,6 +77,7 @@ def project(server, tmp_path_factory):
         weights = drawn(f"{project.folder / file}:{function}" if own else architecture)
         server.add(source.partition(":")[2], "model.safetensors", save(weights))
     del models["test_resnet"]["preprocessing"]  # that of the weights
+    server.add("owner/net", "preprocessor_config.json", json.dumps(PROCESSOR).encode(), lfs=False)
     project.configure(lambda config: config.update(models=models))
     project.env = server.env()
     project.succeed("all", "verify")
@@ -86,6 +91,13 @@ def test_the_main_job_runs_on_weights_of_a_hub(project):
         assert project.json(f"results/{name}/npu/predicted/metrics.json")
     chosen = project.json("results/test_resnet/inputs.json")["preprocessing_from"]
     assert chosen["mean"] == "timm test_resnet.r160_in1k"
+    of_hub = project.json("results/net/inputs.json")
+    origin = "modelscope:owner/net/preprocessor_config.json"
+    assert (
+        of_hub["preprocessing_from"]["mean"] == origin and of_hub["preprocessing"]["std"][0] == 0.3
+    )
+    assert of_hub["preprocessing_from"]["crop"] == "configuration"
+    assert origin in (project.folder / "weights.lock.yaml").read_text()
     rows = project.json("results/summary.json")["rows"]
     assert {row["system"] for row in rows} == {*SMALL}
     assert "| trained" in (project.folder / "results/tables/overview.md").read_text()
