@@ -236,6 +236,9 @@ def publish(
     yes: Annotated[
         bool, typer.Option(help="upload now; without it, only say what would be")
     ] = False,
+    screenshots: Annotated[
+        bool, typer.Option(help="run inference.py and open the page, for pictures in the readme")
+    ] = True,
     config: Config = Path("config.yaml"),
 ) -> None:
     """Write the repository of a port: scripts, weights, evidence and a readme for a hub."""
@@ -246,7 +249,7 @@ def publish(
         uploading.require(upload, hub)
     described, whole, about = _described(system, config)
     settings, devices = whole["models"][system], whole["devices"]
-    files = publishing.publish(described, settings, devices, about, to, hub, language)
+    files = publishing.publish(described, settings, devices, about, to, hub, language, screenshots)
     size = sum((to / name).stat().st_size for name in files)
     print(f"{to}: {len(files)} files; try: python {to}/inference.py --device {whole['reference']}")
     what = f"{len(files)} files ({size / 2**20:.0f} MiB) to {hub}:{upload}"
