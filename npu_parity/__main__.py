@@ -289,13 +289,14 @@ def trace(
 ) -> None:
     """Derive every number in PATHS again from arrays and samples; default: README.md and results.
 
-    Exit code 1 if one does not match. It is named with both values, its place and its origin.
+    Pictures are drawn again. Exit code 1 if a number or a picture does not match. It is named with
+    both values, its place and its origin.
     """
     from npu_parity.audit.trace import trace as follow
 
     default = [path for path in (Path("results"), Path("README.md")) if path.exists()]
-    for path, count in follow(paths or default):
-        print(f"{path}: {count:,} numbers")
+    for path, compared in follow(paths or default):
+        print(f"{path}: {compared}")
 
 
 @app.command()
