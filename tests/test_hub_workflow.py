@@ -188,8 +188,8 @@ def test_a_byte_that_changed_on_a_hub_is_refused_with_both_hashes(small, server)
     assert "npu-parity accept 'modelscope:owner/small'" in line
 
 
-def test_every_systems_weights_arrive_from_its_hubs(server, tmp_path):
-    """Only the rule `weights` runs, since these networks are large.
+def test_every_system_runs_on_the_weights_of_its_hubs(server, tmp_path):
+    """Weights arrive from each hub, and outputs from one of them. One system runs to its card.
 
     EfficientNet-Lite0 is above; resnet34 has no weights on a hub, svhn has some on ModelScope only.
     """
@@ -208,10 +208,30 @@ def test_every_systems_weights_arrive_from_its_hubs(server, tmp_path):
             hub = source.partition(":")[0]
             if hub in HUBS:
                 assert repo in source
-                models[f"{name}_{hub}"] = {**OWN[name], "weights": [source], "tables": ["runs"]}
+                models[f"{name}_{hub}"] = {
+                    **OWN[name],
+                    "weights": [source],
+                    "inputs": OWN[name]["inputs"][-1:],
+                }
     assert len(models) == 7
     project.configure(lambda config: config.update(models=deepcopy(models)))
-    project.succeed(*(f"results/{name}/weights.safetensors" for name in models))
+    computed = {next(m for m in models if m.startswith(name)): name for name in PUBLISHED}
+    project.succeed(
+        *(f"results/{name}/weights.safetensors" for name in models),
+        *(f"results/{name}/cpu/measured/outputs.npy" for name in computed),
+        "results/convnextv2_atto_modelscope/card.md",
+    )
+    for name, own in computed.items():
+        run = project.json(f"results/{name}/cpu/measured/run.json")
+        whole = json.loads((ROOT / f"results/{own}/cpu/measured/run.json").read_text())
+        assert run["shape"][1] == whole["shape"][1]
+        about = project.json(f"results/{name}/weights.json")
+        assert run["sha256"]["weights"] == about["sha256"] and about["cache"] is None
+        tag = PUBLISHED[own][2].removeprefix("timm/")
+        origins = project.json(f"results/{name}/inputs.json")["preprocessing_from"].values()
+        assert (f"timm {tag}" in origins) == PUBLISHED[own][2].startswith("timm/")
+    card = (project.folder / "results/convnextv2_atto_modelscope/card.md").read_text()
+    assert "modelscope:timm/convnextv2_atto.fcmae_ft_in1k" in card and "npu predicted" in card
     for name, settings in models.items():
         state = served[name.rpartition("_")[0]]
         about = project.json(f"results/{name}/weights.json")
