@@ -37,9 +37,10 @@ from npu_parity.verdict.executed import Path, executed
 from npu_parity.verdict.executed import compare as compare_paths
 from npu_parity.verdict.judge import Case, Judgement, judge
 from npu_parity.verdict.kernels import check_operator, execute
-from npu_parity.verdict.operators import OperatorResult
+from npu_parity.verdict.numerics_found import distances, sizes
+from npu_parity.verdict.operators import IDENTICAL, OperatorResult
 from npu_parity.verdict.program import compare, on_cpu
-from npu_parity.verdict.questions import INPUTS, Repeated, Runs, distances, sizes
+from npu_parity.verdict.questions import INPUTS, Repeated, Runs, unchanged
 from npu_parity.verdict.recording import Call, record, visit
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -116,8 +117,7 @@ class Report:
             value = self.metrics.get(key)
             lines.append(f"  {key}: {'not finite' if value is None else f'{value:.3g}'}")
         if self.operators is not None:
-            compared = [r.largest_error for r in self.operators if r.passed is not None]
-            lines.append(f"  largest operator error: {max(compared, default=0):.3g} of its bound")
+            lines.append(f"  {_summary(self.operators)}")
         if self.explained is not None:
             lines.append(f"  explained by the predicted rounding: {100 * self.explained:.1f} %")
         if self.numerics_found:
@@ -184,21 +184,26 @@ class Original:
                 f"names: found {len(self.names)}, expected one for each of the {count} inputs"
             )
         self.kernels = kernels
-        self._operators: dict[tuple[Context, bool], list[OperatorResult]] = {}
+        self._operators: dict[tuple[Context, bool, bool], list[OperatorResult]] = {}
         self._repeats: dict[tuple[int, ...], dict[str, Any]] = {}
 
     @cached_property
     def runs(self) -> Runs:
         """The reference's outputs, the exact and the predicted outputs, without measured ones."""
-        reference = self._reference.array
         exact = outputs.exact(self.reference, self.inputs, self.device)
+        return replace(self._runs, exact=exact)
+
+    @cached_property
+    def _runs(self) -> Runs:
+        """The same without the exact outputs, which are not always needed."""
+        reference = self._reference.array
         predicted, overflow = reference, None
         if not (self.promised.is_exact and self.device.precision == "fp32"):
             predicted, overflow = outputs.predict_watched(self.reference, self.inputs, self.device)
         errors = outputs.further_errors(self.reference, self.inputs, predicted, self.device)
         widths, maps = heads.resolved(self._reference.shapes, self.heads, self.task)
         return Runs(
-            reference, exact, predicted, heads=widths, shapes=maps, overflow=overflow, errors=errors
+            reference, None, predicted, heads=widths, shapes=maps, overflow=overflow, errors=errors
         )
 
     @cached_property
@@ -238,7 +243,7 @@ class Original:
     def _known(self) -> dict[Device, np.ndarray]:
         """The predictions of `runs`, by the device that they are of."""
         promised = Device("cpu", self.promised, self.device.precision)
-        return {promised: self.runs.predicted, Device("cpu"): self.runs.reference}
+        return {promised: self._runs.predicted, Device("cpu"): self._runs.reference}
 
     @property
     def _candidates(self) -> dict[str, Device]:
@@ -266,7 +271,7 @@ class Original:
                 return {name: 0.0}
         if self.device.precision == "fp32":
             return distances(measured[:TELLING], self.predictions)
-        return sizes(measured[:TELLING], self.predictions, self.runs.reference[:TELLING])
+        return sizes(measured[:TELLING], self.predictions, self._runs.reference[:TELLING])
 
     @cached_property
     def chosen(self) -> list[int]:
@@ -281,13 +286,19 @@ class Original:
         with np.errstate(invalid="ignore"):  # outputs that are not finite
             apart = np.linalg.norm(outcome - outcome[first], axis=1)
         other = int(np.nan_to_num(apart).argmax())
-        if other != first:
-            with contextlib.suppress(ParityError):
-                both = [first, other]
-                some = batches.rows(self.inputs, both)
-                outputs.measure(self.reference, some, Device("cpu"), batch=2)
-                return both
-        return [first]
+        both = [first, other]
+        return both if other != first and self._accepts(both) else [first]
+
+    def _accepts(self, rows: list[int]) -> bool:
+        """Return whether the reference accepts a batch of these inputs."""
+        if any(str(len(rows)) in found["batches"] for found in self._repeats.values()):
+            return True
+        try:
+            some = batches.rows(self.inputs, rows)
+            outputs.measure(self.reference, some, Device("cpu"), batch=len(rows))
+        except ParityError:
+            return False
+        return True
 
     def visit(self, each: Callable[[Call], None]) -> None:
         """Run the reference on the chosen inputs, in the device's precision; see `visit`."""
@@ -398,7 +409,7 @@ class Original:
         theirs = self.inputs if ported_inputs is None else batches.given(ported_inputs, ported)
         name = network.named(ported)
         # Outputs that cannot be compared are an error before anything runs long.
-        runs, shapes = self.runs, self.shapes
+        runs, shapes = self._runs, self.shapes
         hosted, notes = self._hosted(ported, theirs, within)
         device = self._target(within)
         with network.guarded(name), device.configured() as target, within():
@@ -406,26 +417,30 @@ class Original:
             with applied(compiled.to(target), device.precision, target) as running:
                 measured = outputs.forward(running, theirs, target, batch)
                 again = outputs.repeated(running, theirs, measured, target, batch, batch_sizes)
-            moved = any(change != 0 for change in again["batches"].values())
             misfit = "" if self.heads else heads.mismatch(shapes, measured.shapes)
             probed = self.probe(target)
+        moved = any(change != 0 for change in again["batches"].values())
+        repeated = Repeated.from_dict(again, self._unrest(batch_sizes if moved else ()))
         path = self.path(ported, theirs, within)
         program = path.with_program(self.program(ported, theirs))
         operators = None
         if not misfit:
-            operators = self.operators(within, path.channels_last)
+            operators = self.operators(within, path.channels_last, shares=False)
         found = heads.aligned(measured.array, shapes, measured.shapes)
         if hosted is not None:
             hosted = heads.aligned(hosted, shapes, measured.shapes)
+        runs = replace(
+            runs,
+            measured=found,
+            hosted=hosted,
+            misfit=misfit,
+            narrow=narrow(ported, device.precision),
+        )
+        if not unchanged(runs, repeated):
+            runs = replace(runs, exact=self.runs.exact)
         judgement = judge(
             Case(
-                replace(
-                    runs,
-                    measured=found,
-                    hosted=hosted,
-                    misfit=misfit,
-                    narrow=narrow(ported, device.precision),
-                ),
+                runs,
                 self.promised,
                 self.names,
                 self.task,
@@ -434,7 +449,7 @@ class Original:
                 operators,
                 probed,
                 self.distances(found),
-                Repeated.from_dict(again, self._unrest(batch_sizes if moved else ())),
+                repeated,
                 [
                     *self._alike(),
                     *self._reference.notes,
@@ -447,7 +462,7 @@ class Original:
             )
         )
         number = metrics.worst_input(judgement.metrics)
-        alone = {result.index: result.largest_error for result in operators or ()}
+        alone = {r.index: 0.0 if r.note == IDENTICAL else r.largest_error for r in operators or ()}
         return Report(
             judgement,
             found,
@@ -492,18 +507,18 @@ class Original:
         return compare_paths(here, there)
 
     def operators(
-        self, within: Context | None = None, channels_last: bool = False
+        self, within: Context | None = None, channels_last: bool = False, shares: bool = True
     ) -> list[OperatorResult] | None:
         """Return the results of question 2 on the device or its simulation; None if not asked.
 
         Args:
             within: the same as `kernels` in `check_port`; default that of the reference.
-            channels_last: see `check_operator`.
+            channels_last, shares: see `check_operator`.
         """
         if 2 not in self.asked:
             return None
         within = within or self.kernels or contextlib.nullcontext
-        key = within, channels_last
+        key = within, channels_last, shares
         if key not in self._operators:
             target, run, results = self._target(within), _running(within), []
             own = within is contextlib.nullcontext and target == Device("cpu")
@@ -514,6 +529,7 @@ class Original:
                 numerics=self.promised,
                 channels_last=channels_last,
                 recorded=own,
+                shares=shares,
             )
             self.visit(lambda call: results.append(check(call)))
             self._operators = {key: results}
@@ -565,6 +581,18 @@ def check_port(
     about |= {"kernels": kernels, "precision": precision}
     original = Original(reference, inputs, device, numerics, **about)
     return original.check(ported, ported_inputs, batch, batch_sizes=batch_sizes)
+
+
+def _summary(results: Sequence[OperatorResult]) -> str:
+    """Return one line about the errors of operators."""
+    identical = sum(r.note == IDENTICAL for r in results)
+    if identical and identical == len(results):
+        return f"operators: all {identical} return exactly the reference's results"
+    errors = [r.largest_error for r in results if r.passed is not None and r.note != IDENTICAL]
+    text = f"largest operator error: {max(errors, default=0):.3g} of its bound"
+    if not identical:
+        return text
+    return f"{text}; {identical} of {len(results)} return exactly the reference's results"
 
 
 def _running(within: Context) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from snakemake.logging import logger
 
+from npu_parity import warm
 from npu_parity.errors import ParityError
 from npu_parity.evidence import lock
 from npu_parity.report.failures import Errors
@@ -34,6 +35,25 @@ def evaluate_when_a_job_ends():
         workflow.scheduler.job_rate_limiter = None
 
 
+# Jobs of a run. With fewer, the imports of the server take longer than those of the jobs.
+FEWEST = 6
+
+
+def warm_up():
+    """Let jobs start with all imports done, where that is possible.
+
+    Drivers of accelerators do not survive a fork. On a cluster and in conda environments, jobs have
+    another Python.
+    """
+    if (
+        workflow.local_exec
+        and not workflow.deployment_settings.deployment_method
+        and not any(accelerators(Named(device=d, run=r)) for d, r in PLANNED)
+        and len([*workflow.dag.needrun_jobs()]) >= FEWEST
+    ):
+        warm.start()
+
+
 def finish():
     """Insert the tables into the README, if there is one, and print the summary.
 
@@ -54,6 +74,7 @@ onstart:
     forget_hubs()
     evaluate_when_a_job_ends()
     logger.addHandler(Errors())
+    warm_up()
 
 
 onsuccess:

@@ -20,7 +20,7 @@ def main(
     from npu_parity.backends import heads
     from npu_parity.check import Original
     from npu_parity.sources import checkpoints
-    from npu_parity.verdict.questions import nearest
+    from npu_parity.verdict.numerics_found import nearest
 
     device.use_threads(threads)
     device.take_accelerator()

@@ -14,6 +14,7 @@ from npu_parity.errors import ParityError
 from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import PRESETS, Numerics
 from npu_parity.verdict.envelope import ENVELOPE
+from npu_parity.verdict.operators import IDENTICAL
 
 HF32 = Numerics(conv="hf32")
 
@@ -84,6 +85,34 @@ def change(module, path, **settings):
 
 
 # Ports that are right
+
+
+def test_a_port_that_gives_the_references_bits_needs_no_float64(reference, inputs, monkeypatch):
+    def wide(*_, **__):
+        pytest.fail("computed in float64")
+
+    for name in ("npu_parity.check.outputs.exact", "npu_parity.verdict.kernels.tried"):
+        monkeypatch.setattr(name, wide)
+    report = check_port(reference, copy.deepcopy(reference), inputs)
+    assert report.passed and {r.note for r in report.operators} == {IDENTICAL}
+    assert report.numerics_found == "fp32"
+    count = len(report.operators)
+    assert f"operators: all {count} return exactly the reference's results" in str(report)
+
+
+def test_the_workflow_states_the_error_of_the_reference_itself(original):
+    original.check(copy.deepcopy(original.reference))
+    products = [r for r in original.operators() if "convolution" in r.operator]
+    assert products and all(r.passed and 0 < r.largest_error < 1 for r in products)
+
+
+@pytest.mark.parametrize("change", [1 + 2.0**-23, 1.01])
+def test_one_bit_needs_float64(reference, inputs, change):
+    """What a port's rounding may change follows from float64 alone."""
+    port = copy.deepcopy(reference)
+    port.register_forward_hook(lambda _, __, y: y * change)
+    report = check_port(reference, port, inputs)
+    assert report.questions[2].passed == (change < 1.001)
 
 
 def test_copy_passes(original, port):

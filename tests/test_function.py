@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from npu_parity.check import check_port
 from npu_parity.sources import seeds
-from npu_parity.verdict import function
+from npu_parity.verdict import function, sight
 from npu_parity.verdict.answers import Program
 from npu_parity.verdict.program import compare
 from npu_parity.verdict.questions import same_program
@@ -397,6 +397,130 @@ def test_outputs_of_another_shape(net, port):
     assert found.same is False
 
 
+class Pixels(nn.Module):
+    """Two convolutions; `first` may be another function of an image and a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 4, 3, padding=1, groups=4)
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x, self.conv)).relu()).flatten(1)
+
+    @staticmethod
+    def first(x, conv):
+        return conv(x)
+
+
+@pytest.fixture
+def pixels():
+    torch.manual_seed(0)
+    net = Pixels().eval()
+    net.norm.running_mean.normal_()
+    net.norm.running_var.uniform_(0.5, 2)
+    return net
+
+
+ARRANGED = {  # a setting differs because the port arranges operands or result in another way
+    "stride": lambda x, c: F.conv2d(x, c.weight, c.bias, 1, 1)[..., ::2, ::2],
+    "transposed": lambda x, c: F.conv_transpose2d(
+        x, c.weight.transpose(0, 1).flip(-1, -2), c.bias, padding=1
+    )[..., ::2, ::2],
+    "frames": lambda x, c: F.conv3d(
+        x[:, :, None], c.weight[:, :, None], c.bias, (1, 2, 2), (0, 1, 1)
+    )[:, :, 0],
+    "groups": lambda x, c: F.conv2d(x.repeat(1, 8, 1, 1), c.weight, c.bias, 2, 1, groups=8),
+}
+MISARRANGED = {
+    "stride": lambda x, c: F.conv2d(x, c.weight, c.bias, 1, 1)[..., 1::2, 1::2],
+    "dilation": lambda x, c: F.conv2d(x, c.weight, c.bias, 1, 2, 2)[..., ::2, ::2],
+    "frames": lambda x, c: F.conv3d(
+        x[:, :, None], c.weight[:, :, None].flip(-1), c.bias, (1, 2, 2), (0, 1, 1)
+    )[:, :, 0],
+}
+
+
+@pytest.mark.parametrize("form", ARRANGED)
+def test_settings_of_a_convolution_that_is_arranged_differently(pixels, form):
+    port = copy.deepcopy(pixels)
+    port.first = ARRANGED[form]
+    found = compare(pixels, port, images())
+    assert found.same and found.kind == "same function", found.differences
+
+
+@pytest.mark.parametrize("form", MISARRANGED)
+def test_a_convolution_that_is_arranged_wrongly(pixels, form):
+    port = copy.deepcopy(pixels)
+    port.first = MISARRANGED[form]
+    assert compare(pixels, port, images()).same is False
+
+
+def test_a_setting_without_effect_is_a_mistake_beside_a_rewriting(pixels):
+    """This stride reads the same pixels of an image of one pixel, but not of another image."""
+    port = copy.deepcopy(pixels)
+    port.first = lambda x, c: F.conv2d(F.pad(x, (0, 0, 0, 0)) + 0, c.weight, c.bias, 3, 1)
+    found = compare(pixels, port, images(size=1))
+    assert found.same is False
+    assert found.differences[0] == (
+        "convolution stride [3, 3] where the reference has [2, 2], at conv"
+    )
+
+
+def rearranged(net, order, factor=1.0, back=1.0):
+    """Return a port whose hidden channels have another order and scale."""
+    port = copy.deepcopy(net)
+    tensors = (port.first.weight, port.first.bias)
+    for tensor in tensors:
+        tensor.data = tensor[order] * factor
+    port.last.weight.data = port.last.weight[:, order] * back
+    return port
+
+
+class TwoLayers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+
+
+@pytest.mark.parametrize(
+    ("factor", "back", "right"), [(1, 1, True), (4, 0.25, True), (4, 0.5, False)]
+)
+def test_hidden_channels_in_another_order_or_scaled(factor, back, right):
+    torch.manual_seed(0)
+    net, order = TwoLayers().eval(), torch.randperm(16)
+    found = compare(net, rearranged(net, order, factor, back), TOKENS)
+    assert found.same is right
+    if right:
+        assert found.kind == "same function"
+        assert found.differences[0].startswith("first.weight has the reference's values")
+
+
+def test_weights_in_another_order_than_the_next_layer_expects():
+    torch.manual_seed(0)
+    net = TwoLayers().eval()
+    port = rearranged(net, torch.randperm(16))
+    port.last.weight.data = net.last.weight.data
+    found = compare(net, port, TOKENS)
+    assert found.same is False
+    assert found.differences[0].startswith("first.weight differs from the reference's in")
+
+
+def test_two_almost_equal_weights_that_were_exchanged():
+    """One rounding of each weight would explain the difference, but nothing was rounded."""
+    torch.manual_seed(0)
+    net = TwoLayers().eval()
+    net.first.weight.data[0, 0] = net.first.weight.data[0, 1] * (1 + 2**-22)
+    port = copy.deepcopy(net)
+    port.first.weight.data[0, :2] = net.first.weight.data[0, :2].flip(0)
+    found = compare(net, port, TOKENS)
+    assert found.same is False
+    assert "of their norm: first.weight differs" in found.differences[0]
+
+
 def test_each_output_counts_for_itself():
     """An error of small scores beside large boxes, and of one column among many."""
 
@@ -453,4 +577,4 @@ def test_each_weight_is_perturbed_by_at_most_one_rounding(net):
 def test_a_fault_is_followed_back_to_where_results_agree():
     """0 and 2 lead to 3, and 1 leads to 2: results differ from 1 on."""
     points = [types.SimpleNamespace(sources=s) for s in ([], [], [1], [0, 2])]
-    assert function._backwards(points, {3}, np.array([0.0, 9.0, 50.0, 20.0])) == [1, 2, 3]
+    assert sight._backwards(points, {3}, np.array([0.0, 9.0, 50.0, 20.0])) == [1, 2, 3]

@@ -2,6 +2,7 @@
 
 import math
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -16,10 +17,11 @@ from npu_parity.backends.device import Device
 from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import Numerics
 from npu_parity.numerics.rounding import round_mantissa, round_to
-from npu_parity.verdict import statistic
+from npu_parity.verdict import kernels, statistic
 from npu_parity.verdict.bounds.products import Product
 from npu_parity.verdict.bounds.rules import Operator
-from npu_parity.verdict.kernels import check_operators, execute
+from npu_parity.verdict.kernels import check_operator, check_operators, execute
+from npu_parity.verdict.operators import IDENTICAL, NO_BOUND, without_bound
 from npu_parity.verdict.recording import record
 
 CPU = Device("cpu")
@@ -361,6 +363,70 @@ def test_two_runs_must_be_equal_if_the_result_must_be_exact():
 def test_nan_in_both_runs_is_no_difference():
     calls = record(Net(torch.log).eval(), torch.tensor([-1.0, 1.0]))
     assert all(r.passed and not r.note for r in check_operators(calls, CPU))
+
+
+# --- Results that are exactly the reference's
+
+
+def identical(call, *results, recorded=False):
+    """Check an operator without its shares of the bound; `results` are those of its runs."""
+    runs = iter(results)
+    return check_operator(call, CPU, lambda *_: next(runs), recorded=recorded, shares=False)
+
+
+@pytest.mark.parametrize("function", [torch.relu, torch.sigmoid, None])
+def test_the_references_own_result_needs_no_bound(function, monkeypatch):
+    x, w = operands(576)
+    call = record(Net(function or (lambda x: x @ w)).eval(), x)[-1]
+    with monkeypatch.context() as patched:
+        patched.setattr(kernels, "tried", lambda *_: pytest.fail("computed a float64 result"))
+        result = identical(call, call.result.clone(), call.result.clone())
+    assert (result.passed, result.note) == (True, IDENTICAL)
+    assert math.isnan(result.largest_error) and not without_bound([result])
+
+
+def test_one_value_that_differs_is_compared_with_float64():
+    call = record(Net(torch.sigmoid).eval(), torch.randn(4, 8))[-1]
+    off = call.result.clone()
+    off[2, 3] *= 1 + 2.0**-23
+    for results in ((off, off), (call.result, off), (off, call.result)):
+        result = identical(call, *results)
+        assert result.passed and result.note != IDENTICAL and 0 < result.largest_error < 1
+    off[2, 3] *= 1.01
+    for results in ((off, off), (call.result, off), (off, call.result)):
+        assert identical(call, *results).passed is False
+    assert identical(call, off, recorded=True).passed is False
+
+
+@pytest.mark.parametrize(
+    "other", [lambda y: y.double(), lambda y: y[:2], lambda y: y.reshape(8, 4), lambda y: ()]
+)
+def test_another_shape_or_type_is_not_the_references_result(other):
+    call = record(Net(torch.relu).eval(), torch.ones(4, 8))[-1]
+    result = identical(call, other(call.result), other(call.result))
+    assert result.passed is False and result.note.startswith("returned ")
+
+
+def test_a_kernel_that_is_wrong_on_both_sides():
+    """It computes what the reference does. Only shares of the bound judge the reference itself."""
+    call = record(Net(torch.sigmoid).eval(), torch.randn(4, 8))[-1]
+    wrong = replace(call, result=call.result * 1.01)
+    assert identical(wrong, wrong.result, recorded=True).note == IDENTICAL
+    own = check_operator(wrong, CPU, lambda *_: wrong.result, recorded=True)
+    assert own.passed is False and own.largest_error > 1
+
+
+def test_an_operator_without_a_rule_stays_without_a_bound():
+    call = record(Net(torch.special.bessel_j0).eval(), torch.randn(4, 8))[-1]
+    result = identical(call, call.result, call.result)
+    assert result.passed is None and result.note.startswith(NO_BOUND)
+
+
+def test_nan_is_not_the_references_result():
+    """NaN is compared like before: where the exact result is a number, it fails."""
+    call = record(Net(torch.sigmoid).eval(), torch.randn(4, 8))[-1]
+    nan = replace(call, result=torch.full_like(call.result, math.nan))
+    assert identical(nan, nan.result.clone(), nan.result.clone()).passed is False
 
 
 # --- The products themselves

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from fractions import Fraction
 from itertools import chain
 
@@ -422,3 +423,32 @@ def test_worst_input_is_the_one_that_differs_most():
     device[2, 0] = np.nan
     assert metrics.worst_input(metrics.compare(reference, device)) == 2
     assert metrics.worst_input(metrics.compare(reference, reference)) == 0
+
+
+def test_arrays_on_disk_are_compared_in_blocks(tmp_path):
+    """Of two files of 16 MB, only parts are in memory."""
+    random = np.random.default_rng(0)
+    reference = random.standard_normal((4_000, 1_000), dtype=np.float32)
+    device = reference + np.float32(1e-4)
+    paths = [tmp_path / "reference.npy", tmp_path / "device.npy"]
+    for path, array in zip(paths, (reference, device), strict=True):
+        np.save(path, array)
+    del reference, device
+    tracemalloc.start()
+    found = compare(*(np.load(path, mmap_mode="r") for path in paths))
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["max_abs_error"] == pytest.approx(1e-4, rel=0.01)
+    assert memory < 24e6  # the metrics of each input take most of it
+
+
+@pytest.mark.parametrize("task", ["classification", "features"])
+def test_the_size_of_a_block_changes_no_metric_of_an_input(monkeypatch, task):
+    random = np.random.default_rng(1)
+    reference, noise = random.standard_normal((2, 7, 12)).astype(np.float32)
+    device = reference + noise / 100
+    whole = compare(reference, device, task)
+    monkeypatch.setattr("npu_parity.verdict.metrics._BLOCK", 24)
+    parts = compare(reference, device, task)
+    assert parts.pop("per_input") == whole.pop("per_input")
+    assert parts == pytest.approx(whole, rel=1e-14)

@@ -6,8 +6,9 @@ import pytest
 from npu_parity.numerics.formats import PRESETS, Numerics, candidate
 from npu_parity.verdict import questions
 from npu_parity.verdict.answers import Answer, Verdict
+from npu_parity.verdict.numerics_found import coarser, distances, nearest, shortfall
 from npu_parity.verdict.operators import NO_BOUND, OperatorResult
-from npu_parity.verdict.questions import Repeated, Runs, coarser
+from npu_parity.verdict.questions import Repeated, Runs
 
 GENERATOR = np.random.default_rng(0)
 
@@ -162,10 +163,10 @@ def test_numerics_found_and_promised():
     assert coarser("hf32", promised) is None and coarser("fp32", promised) is None
     assert "tf32" in coarser("tf32", promised) and "bf16" in coarser("bf16", promised)
     base = np.ones((2, 3))
-    near = questions.distances(base, {"fp32": base, "hf32": base * 2})
-    assert questions.nearest(near) == "fp32" and near["hf32"] == pytest.approx(np.sqrt(6))
-    lost = questions.distances(base * np.nan, {"fp32": base})
-    assert lost == {"fp32": None} and questions.nearest(lost) is None
+    near = distances(base, {"fp32": base, "hf32": base * 2})
+    assert nearest(near) == "fp32" and near["hf32"] == pytest.approx(np.sqrt(6))
+    lost = distances(base * np.nan, {"fp32": base})
+    assert lost == {"fp32": None} and nearest(lost) is None
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_numerics_found_and_promised():
 )
 def test_operands_need_the_bits_and_the_range_that_are_promised(kept, promised, short):
     probed = {"conv": {"format": kept}, "matmul": {"format": None}}
-    assert len(questions.shortfall(probed, Numerics(promised, None, "fp32"))) == short
+    assert len(shortfall(probed, Numerics(promised, None, "fp32"))) == short
 
 
 @pytest.mark.parametrize("change", [lambda x: x.astype(np.float16), lambda x: x.round(3)])

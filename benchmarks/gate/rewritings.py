@@ -81,6 +81,47 @@ def merged(net: nn.Module, x: Tensor) -> nn.Module:
     return port.eval()
 
 
+def pairs_of_layers(net: nn.Module) -> list[tuple[list[nn.Module], nn.Module]]:
+    """Return the layers with one tensor of hidden channels between them: those before and after."""
+    found = []
+    for module in net.modules():
+        before, norm, after = (getattr(module, n, None) for n in ("conv1", "bn1", "conv2"))
+        if isinstance(before, nn.Conv2d) and isinstance(after, nn.Conv2d) and after.groups == 1:
+            found.append(([before, norm], after))
+        first, second = getattr(module, "fc1", None), getattr(module, "fc2", None)
+        if isinstance(first, nn.Linear) and isinstance(second, nn.Linear):
+            found.append(([first], second))
+    if not found:
+        raise NotApplicable("no two layers in a row")
+    return found
+
+
+@rewriting("hidden channels in another order")
+def reordered(net: nn.Module, x: Tensor) -> nn.Module:
+    """Exchange the channels between two layers, in both."""
+    port = copy.deepcopy(net)
+    for before, after in pairs_of_layers(port):
+        for layer in before:
+            for tensor in [*layer.parameters(), *layer.buffers()]:
+                tensor.data = tensor.flip(0) if tensor.ndim else tensor
+        after.weight.data = after.weight.flip(1)
+    return port
+
+
+@rewriting("hidden channels scaled")
+def equalised(net: nn.Module, x: Tensor) -> nn.Module:
+    """Double the channels before a ReLU, and halve the weights after it."""
+    port = copy.deepcopy(net)
+    scaled = [p for p in pairs_of_layers(port) if isinstance(getattr(p[0][-1], "act", 0), nn.ReLU)]
+    if not scaled:
+        raise NotApplicable("no ReLU between two layers")
+    for (_, norm), after in scaled:
+        norm.weight.data *= 2
+        norm.bias.data *= 2
+        after.weight.data /= 2
+    return port
+
+
 # --- Made by tools of torch
 
 
@@ -362,6 +403,58 @@ def padded(
     rows, columns = padding if isinstance(padding, tuple) else (padding, padding)
     x = F.pad(x, (columns, columns, rows, rows))
     return F.conv2d(x, weight, bias, stride, 0, dilation, groups)
+
+
+@written("stride apart", F.conv2d, torch.conv2d)
+def sliced(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolve everywhere, then take every second row and column."""
+    rows, columns = stride if isinstance(stride, tuple) else (stride, stride)
+    found = F.conv2d(x, weight, bias, 1, padding, dilation, groups)
+    if rows == columns == 1 or found.shape[2:] == (1, 1):
+        return NotImplemented
+    return found[..., ::rows, ::columns].contiguous()
+
+
+@written("convolution of patches", F.conv2d, torch.conv2d)
+def patches(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Move the pixels of each patch into channels, then multiply them."""
+    side = weight.shape[-1]
+    if side == 1 or stride != (side, side) or padding != (0, 0) or groups > 1:
+        return NotImplemented
+    return F.conv2d(F.pixel_unshuffle(x, side), weight.reshape(len(weight), -1, 1, 1), bias)
+
+
+@written("convolution in three dimensions", F.conv2d, torch.conv2d)
+def deep(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolve a video of one frame."""
+    if not all(isinstance(v, tuple) for v in (stride, padding, dilation)):
+        return NotImplemented
+    steps = (1, *stride), (0, *padding), (1, *dilation)
+    return F.conv3d(x[:, :, None], weight[:, :, None], bias, *steps, groups)[:, :, 0]
 
 
 @written("convolution as a product", F.conv2d, torch.conv2d)

@@ -29,9 +29,16 @@ def arguments(
     func: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return all arguments of a call by name, in the order of the schema, including defaults."""
-    schema = func._schema.arguments
-    given = {**dict(zip((a.name for a in schema), args, strict=False)), **kwargs}
-    return {a.name: given.get(a.name, a.default_value) for a in schema}
+    found = dict(_defaults(func))  # a copy keeps the order
+    found.update(zip(found, args, strict=False))
+    found.update(kwargs)
+    return found
+
+
+@cache
+def _defaults(func: torch._ops.OpOverload) -> dict[str, Any]:
+    """Return the default of each argument, which torch looks up slowly."""
+    return {a.name: a.default_value for a in func._schema.arguments}
 
 
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:

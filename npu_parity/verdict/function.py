@@ -13,12 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -28,6 +26,7 @@ from npu_parity.numerics import schema
 from npu_parity.numerics.widening import Widening, wide, widened
 from npu_parity.verdict import settings
 from npu_parity.verdict.recording import ALLOCATIONS, observed, tensors
+from npu_parity.verdict.sight import Point, Prints, Sight, U, order_of, print_of, real
 from npu_parity.verdict.thresholds import Threshold
 
 ROUNDINGS = Threshold(
@@ -42,14 +41,6 @@ ROUNDINGS = Threshold(
 )
 PERTURBATIONS = 3  # each with its own seed; the largest change counts
 RANDOM_INPUTS = 2  # of the scale of the inputs
-U = 2.0**-24  # unit roundoff of float32
-# A result inside a port agrees within the first of these times what rounding changes, and certainly
-# differs beyond the second. They only find places.
-_AGREES, _DIFFERS = 4.0, 8.0
-# A result of the port that is farther away belongs to another operator.
-_UNRELATED = 1e5
-
-_Prints = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -60,34 +51,13 @@ class Comparison:
         same: None if a network cannot be run in float64.
         reasons: why not; each is one readable line, the most important first.
         conflicts: settings of operators that differ, although the operators have the same operands.
+        error: the largest L2 error of an output in float64, as a share of its norm; NaN if unknown.
     """
 
     same: bool | None
     reasons: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Point:
-    """One operator of a run in float64.
-
-    Attributes:
-        arguments: scalar arguments by name, in normal form.
-        operands, results: see `_print`.
-        sources: points that computed the operands.
-    """
-
-    module: str
-    name: str
-    arguments: dict[str, Any]
-    operands: list[_Prints]
-    results: list[_Prints]
-    sources: frozenset[int]
-
-    def __str__(self) -> str:
-        """Return the operator and its place."""
-        name = self.name.strip("_").removeprefix("native_")
-        return f"{name} at {self.module}" if self.module else name
+    error: float = math.nan
 
 
 def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Comparison:
@@ -121,13 +91,14 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Comparison
             return Comparison(None, (why,))
         changes.append(_relative(unmoved, run.outputs))
         moved.append(run.points)
-    sight = _Sight(own.points, theirs.points, moved)
+    sight = Sight(own.points, theirs.points, moved)
     conflicts = tuple(sight.conflicts())
     found = _shapes(own.outputs, theirs.outputs)
     if not found:
-        share = _share(_relative(own.outputs, theirs.outputs), changes)
+        errors = _relative(own.outputs, theirs.outputs)
+        share = _share(errors, changes)
         if share <= 1:
-            return Comparison(True, (), conflicts)
+            return Comparison(True, (), conflicts, max(float(e.norm()) for e in errors))
         found = f"outputs differ by {share:.3g} times what rounded weights explain"
     place = sight.place(own.ends, theirs.ends)
     return Comparison(False, (f"in float64, {found}: {place}",), conflicts)
@@ -198,7 +169,7 @@ class _Run:
     """
 
     outputs: list[list[Tensor]]
-    points: list[_Point]
+    points: list[Point]
     ends: set[int]
     fed: bool
 
@@ -239,7 +210,7 @@ class _Float64(Widening):
 
     def __init__(self, path: list[str], inputs: tuple[Any, ...], noting: bool):
         super().__init__()
-        self.points: list[_Point] = []
+        self.points: list[Point] = []
         self._path, self._noting = path, noting
         self._made: dict[int, int] = {}  # memory -> the point that wrote to it last
         self._fed = {_memory(t) for t in tensors(inputs)}
@@ -259,7 +230,7 @@ class _Float64(Widening):
         name = func._schema.name.partition("::")[2]
         noted = self._noting and not func.is_view and name not in ALLOCATIONS
         used = tensors((args, kwargs)) if noted else []
-        operands = [(_print(t), self.source(t)) for t in used]
+        operands = [(print_of(t), order_of(t), self.source(t)) for t in used]
         fed = any(self.fed(t) for t in used)
         result = super().run_wide(func, args, kwargs)
         if name in ALLOCATIONS and result.dtype.is_floating_point:
@@ -275,7 +246,7 @@ class _Float64(Widening):
         func: torch._ops.OpOverload,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        operands: list[tuple[_Prints, int | None]],
+        operands: list[tuple[Prints, tuple[torch.Size, Prints], int | None]],
         results: list[Tensor],
     ) -> None:
         given = schema.arguments(func, args, kwargs)
@@ -285,10 +256,10 @@ class _Float64(Widening):
         index = len(self.points)
         for t in results:
             self._made[_memory(t)] = index
-        sources = frozenset(i for _, i in operands if i is not None)
-        prints = [p for p, _ in operands]
-        made = [_print(t) for t in results]
-        self.points.append(_Point(self._path[-1], name, scalars, prints, made, sources))
+        sources = frozenset(i for *_, i in operands if i is not None)
+        prints, orders = [p for p, *_ in operands], [order for _, order, _ in operands]
+        made = [print_of(t) for t in results]
+        self.points.append(Point(self._path[-1], name, scalars, prints, made, orders, sources))
 
 
 def _memory(tensor: Tensor) -> int:
@@ -318,7 +289,7 @@ def _relative(expected: list[list[Tensor]], found: list[list[Tensor]]) -> list[T
     """
     shares = []
     for own, theirs in zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True):
-        pairs = [(_real(a), _real(b)) for a, b in zip(own, theirs, strict=True)]
+        pairs = [(real(a), real(b)) for a, b in zip(own, theirs, strict=True)]
         error = _over_inputs([_difference(a, b) for a, b in pairs])
         size = _over_inputs([a.nan_to_num(0, 0, 0) for a, _ in pairs]).norm()
         shares.append(torch.where(error == 0, 0.0, error / size))
@@ -342,10 +313,6 @@ def _over_inputs(outputs: list[Tensor]) -> Tensor:
     return found
 
 
-def _real(t: Tensor) -> Tensor:
-    return (torch.view_as_real(t) if t.is_complex() else t).double()
-
-
 def _share(errors: list[Tensor], changes: list[list[Tensor]]) -> float:
     """Return the largest error of an output or a column, as a share of what is allowed."""
     shares = [torch.zeros((), dtype=torch.float64)]
@@ -358,162 +325,3 @@ def _share(errors: list[Tensor], changes: list[list[Tensor]]) -> float:
         worst = torch.maximum(error.norm() / whole, (error / column).max())
         shares.append(worst / ROUNDINGS)
     return float(torch.stack(shares).max())  # unlike Python's, NaN if one of them is
-
-
-# --- Where it goes wrong
-
-
-def _print(tensor: Tensor) -> _Prints:
-    """Return numbers that tell tensors apart, but not the orders of their elements.
-
-    So they are the same for channels first and channels last.
-    """
-    t = _real(tensor.detach()).flatten()
-    if not t.numel():
-        return np.zeros(6)
-    t = t.nan_to_num(0.0, 0.0, 0.0)
-    least, most = t.aminmax()
-    count = t.numel()
-    means = t.mean(), t.norm(1) / count, t.norm() / count**0.5
-    return np.array([count, *map(float, (*means, least, most))])
-
-
-class _Sight:
-    """Operators of two runs with the same results.
-
-    Args:
-        own: points of the reference.
-        theirs: points of the port.
-        moved: points of the reference with perturbed weights. They show how much a rounding changes
-            each result.
-    """
-
-    @np.errstate(all="ignore")  # large numbers overflow
-    def __init__(self, own: list[_Point], theirs: list[_Point], moved: list[list[_Point]]):
-        self.own, self.theirs = own, theirs
-        self._prints = _firsts(own)
-        changes = [np.abs(_firsts(run) - self._prints)[:, 1:] for run in moved]
-        scale = _scale(self._prints)
-        within = np.maximum(np.max(changes, axis=0), U * scale)
-        # By chance, a number may change little. A mean of n changes as little as 1/sqrt(n).
-        count = np.maximum(self._prints[:, :1], 1)
-        largest = np.nan_to_num(within / scale).max(axis=1, keepdims=True)
-        self._within = np.maximum(within, largest * scale / np.sqrt(count))
-
-    def conflicts(self) -> Iterator[str]:
-        """Yield settings that differ between operators of one name with the same operands."""
-        pairs: dict[int, list[int]] = {
-            i: [j for j, b in enumerate(self.theirs) if a.name == b.name and self._alike(i, j)]
-            for i, a in enumerate(self.own)
-            if a.name not in settings.FORMULAS and a.operands
-        }
-        taken = {
-            j
-            for i, found in pairs.items()
-            for j in found
-            if not list(_unequal(self.own[i], self.theirs[j]))
-        }
-        for i, found in pairs.items():
-            if any(not list(_unequal(self.own[i], self.theirs[j])) for j in found):
-                continue
-            for j in [j for j in found if j not in taken][:1]:
-                for name, a, b in _unequal(self.own[i], self.theirs[j]):
-                    operator, _, _ = str(self.theirs[j]).partition(" at ")
-                    place = self.own[i].module
-                    where = f"at {place}" if place else "at the top level"
-                    yield f"{operator} {name} {b} where the reference has {a}, {where}"
-
-    @np.errstate(all="ignore")
-    def _alike(self, i: int, j: int) -> bool:
-        a, b = self.own[i], self.theirs[j]
-        if [p[0] for p in a.operands] != [p[0] for p in b.operands]:
-            return False
-        scales = _scale(self._prints)
-        shares = [(self._within[k] / scales[k]).max() for k in a.sources if scales[k].all()]
-        within = _DIFFERS * max(shares, default=U)
-        x, y = np.array(a.operands), np.array(b.operands)
-        return bool((np.abs(x - y)[:, 1:] <= within * _scale(x)).all())
-
-    def place(self, ends: set[int], their_ends: set[int]) -> str:
-        """Name the last operator that agrees and the first that does not.
-
-        An operator is wrong if the other run does not have its result, nor any result between it
-        and the outputs.
-        """
-        gaps = self._gaps()
-        own = gaps.min(axis=1, initial=math.inf)
-        wrong = _backwards(self.own, ends, own)
-        wrong_theirs = _backwards(self.theirs, their_ends, gaps.min(axis=0, initial=math.inf))
-        if not wrong:
-            where = f"after {self.own[max(ends)]}" if ends else "at the top level"
-            return f"the port has all results of the reference, the difference comes {where}"
-        first = wrong[0]
-        certain = next((i for i in wrong if own[i] > _DIFFERS), first)
-        last = max(certain, self._merged(wrong, wrong_theirs))
-        before = max(self.own[first].sources, default=None)
-        agrees = f"results agree up to {self.own[before]}, " if before is not None else ""
-        span = f"between {self.own[first]} and {self.own[last]}"
-        return f"{agrees}the first different result is " + (
-            span if last != first else str(self.own[first])
-        )
-
-    @np.errstate(all="ignore")
-    def _gaps(self) -> _Prints:
-        """Return how far each result of the port is from each result of the reference.
-
-        The unit is the change that rounding makes. The shape is (points, points of the port).
-        """
-        theirs = _firsts(self.theirs)
-        gaps = np.full((len(self.own), len(theirs)), math.inf)
-        for i, (own, within) in enumerate(zip(self._prints, self._within, strict=True)):
-            alike = theirs[:, 0] == own[0]
-            gap = np.abs(theirs[alike, 1:] - own[1:])
-            gaps[i, alike] = np.where(gap == 0, 0, gap / within).max(axis=1)
-        return gaps
-
-    def _merged(self, wrong: list[int], theirs: list[int]) -> int:
-        """Return the last operator that the port's first wrong operator may include.
-
-        It is the one before the operator that follows in the port.
-        """
-        if len(theirs) > 1:
-            following = self.theirs[theirs[1]].name
-            for before, i in pairwise(wrong):
-                if self.own[i].name == following:
-                    return before
-        return wrong[0]
-
-
-def _backwards(points: list[_Point], ends: set[int], gaps: _Prints) -> list[int]:
-    """Return the points that lead to the largest gap without one that agrees.
-
-    A fault may be hidden again before the outputs. Then its largest gap replaces the outputs.
-    """
-    rest = [i for i in ends if gaps[i] > _DIFFERS]
-    if not rest and len(points):
-        rest = [int(np.where(gaps < _UNRELATED, gaps, 0).argmax())]
-    wrong: set[int] = set()
-    while rest:
-        i = rest.pop()
-        if i not in wrong and gaps[i] > _AGREES:
-            wrong.add(i)
-            rest += points[i].sources
-    return sorted(wrong)
-
-
-def _firsts(points: list[_Point]) -> _Prints:
-    """Return the print of the first result of each point, (points, 6)."""
-    return np.array([(p.results or [np.zeros(6)])[0] for p in points]).reshape(-1, 6)
-
-
-def _scale(prints: _Prints) -> _Prints:
-    """Return the magnitude of each number of prints, (points, 5). A mean may be near zero."""
-    return np.hstack([prints[:, 3:4], np.abs(prints[:, 2:])])
-
-
-def _unequal(a: _Point, b: _Point) -> Iterator[tuple[str, Any, Any]]:
-    """Yield settings of two operators that differ, unless only a layout changes them."""
-    for name in sorted(a.arguments.keys() & b.arguments.keys()):
-        x, y = a.arguments[name], b.arguments[name]
-        if settings.decides(a.name, name) and not settings.same(x, y):
-            yield name, x, y

@@ -17,7 +17,7 @@ from npu_parity.backends import heads as outputs
 from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
-from npu_parity.verdict import criteria, metrics, questions
+from npu_parity.verdict import criteria, metrics, numerics_found, questions
 from npu_parity.verdict.answers import NOT_ASKED, Program, Verdict
 from npu_parity.verdict.operators import OperatorResult
 from npu_parity.verdict.questions import Repeated, Runs
@@ -37,7 +37,7 @@ class Case:
         operators: the result of `kernels.check_operators`; None if question 2 was not asked.
         probed: the result of `numerics.probing.probe` on the device; None if it did not run.
         distances: distance of the measured outputs from the prediction of each format, see
-            `questions.distances`; empty if nothing was measured.
+            `numerics_found.distances`; empty if nothing was measured.
         repeated: further runs on the device, and of the reference.
         notes: further reasons why a PASS proves little.
         precision: the precision in which networks run on the device, see `Device`.
@@ -112,13 +112,13 @@ def judge(case: Case) -> Judgement:
         )
         answers = (failure, evidence_enough) if failure else (evidence_enough,)
         return Judgement(Verdict(answers), found, None, None)
-    nearest = questions.nearest(case.distances)
+    nearest = numerics_found.nearest(case.distances)
     # If outputs cannot be compared, `check_port` does not look at kernels.
     operators = None if runs.misfit else case.operators
     first = questions.same_program(case.program)
     second = questions.same_kernels(operators, promised, case.probed)
     # In 16 bits, the envelope is as sharp as a comparison of formats.
-    coarse = questions.coarser(nearest, promised) if case.precision == "fp32" else None
+    coarse = numerics_found.coarser(nearest, promised) if case.precision == "fp32" else None
     third = questions.same_answer(runs, case.names, coarse, case.repeated)
     fourth = questions.enough_evidence(
         runs,

@@ -22,7 +22,8 @@ r is the reference, d the device. Metrics cover all inputs and columns, unless s
 - ``distinct_top1``: the number of different top-1 classes of the reference
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,8 @@ SHARES = frozenset(
     }
 )
 SYMBOLS = "0123456789_"  # class 10 is blank
+_BLOCK = 2**15  # values that are compared at once: a quarter of a megabyte in float64
+_FEW = 8  # up to this rank, a search for the largest value is quicker than sorting
 
 Floats = NDArray[np.float64]
 
@@ -108,21 +111,14 @@ def compare(
         raise ParityError("task digits has no heads, expected length and digit1 to digit5")
 
     by_head = columns(heads or {"": reference.shape[1]}, reference.shape[1])
-    if task == "segmentation" and not any(len(s) > 1 for s in (shapes or {}).values()):
+    maps = {n: s for n, s in (shapes or {}).items() if len(s) > 1}
+    if task == "segmentation" and not maps:
         raise ParityError(
             "task segmentation: found no dense map in the outputs, expected (inputs, classes, "
             "height, width)"
         )
     with np.errstate(all="ignore"):  # values that are not finite become None
         figures, rows = _figures(reference, device, task, list(by_head.values()))
-        if task == "segmentation":
-            maps = {n: s for n, s in (shapes or {}).items() if len(s) > 1}
-            by_map = {
-                n: _pixels(*(places(side[:, by_head[n]], s) for side in (reference, device)))
-                for n, s in maps.items()
-            }
-            for key in ("pixel_agreement", "mean_iou"):
-                figures[key] = _mean([found[key] for found in by_map.values()])
         if heads:
             if task == "digits":
                 figures["digits_match"] = _decode(reference, device, heads, rows)
@@ -130,9 +126,15 @@ def compare(
                 name: _figures(reference[:, c], device[:, c], task, [slice(None)])[0]
                 for name, c in by_head.items()
             }
-            if task == "segmentation":
-                for name, found in by_map.items():
-                    figures["heads"][name] |= found
+        if task == "segmentation":
+            by_map = {
+                n: _pixels(reference[:, by_head[n]], device[:, by_head[n]], s)
+                for n, s in maps.items()
+            }
+            for key in ("pixel_agreement", "mean_iou"):
+                figures[key] = _mean([found[key] for found in by_map.values()])
+            for name in by_map.keys() & figures.get("heads", {}).keys():
+                figures["heads"][name] |= by_map[name]
     figures["per_input"] = [
         dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)
     ]
@@ -151,9 +153,7 @@ def worst_input(figures: Mapping[str, Any]) -> int:
 
 def softmax(logits: ArrayLike) -> Floats:
     """Return softmax over the last axis in float64, shifted by the maximum against overflow."""
-    powers: Floats = np.exp(_shifted(logits))
-    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
+    return _log_and_softmax(np.asarray(logits, dtype=np.float64))[1]
 
 
 def l2(values: ArrayLike) -> float:
@@ -166,7 +166,15 @@ def l2(values: ArrayLike) -> float:
 
 def top_k(values: ArrayLike, k: int) -> NDArray[np.intp]:
     """Return the indices of the k largest values of the last axis; in a tie, the lower first."""
-    return np.argsort(-np.asarray(values), axis=-1, kind="stable")[..., :k]
+    left = np.array(values)
+    if k > _FEW or not np.isfinite(left).all():
+        return np.argsort(-left, axis=-1, kind="stable")[..., :k]
+    found = np.empty((*left.shape[:-1], min(k, left.shape[-1])), np.intp)
+    for rank in range(found.shape[-1]):
+        best = left.argmax(axis=-1, keepdims=True)
+        found[..., rank] = best[..., 0]
+        np.put_along_axis(left, best, -np.inf, axis=-1)
+    return found
 
 
 def decode_digits(outputs: ArrayLike, heads: Mapping[str, int]) -> list[str]:
@@ -217,16 +225,25 @@ def pixel_classes(scores: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def _pixels(reference: NDArray[Any], device: NDArray[Any]) -> dict[str, float | None]:
-    """Compare the classes of the pixels of both sides; scores are (inputs, places, classes)."""
-    if not (np.isfinite(reference).all() and np.isfinite(device).all()):
-        return {"pixel_agreement": None, "mean_iou": None}
-    r, d = pixel_classes(reference), pixel_classes(device)
-    ious = []
-    for one in np.unique(r):  # classes of the device alone lower the others
-        both, either = ((r == one) & (d == one)).sum(), ((r == one) | (d == one)).sum()
-        ious.append(both / either)
-    return {"pixel_agreement": float((r == d).mean()), "mean_iou": float(np.mean(ious))}
+def _pixels(
+    reference: NDArray[Any], device: NDArray[Any], shape: Sequence[int]
+) -> dict[str, float | None]:
+    """Compare the classes of the pixels of both sides of one dense map, (inputs, columns)."""
+    counts = np.zeros((3, max(shape[0], 2)), np.int64)  # both sides, reference, device
+    for block in _blocks(*reference.shape):
+        r, d = reference[block], device[block]
+        if not (np.isfinite(r).all() and np.isfinite(d).all()):
+            return {"pixel_agreement": None, "mean_iou": None}
+        r, d = (pixel_classes(places(side, shape)) for side in (r, d))
+        for count, classes in zip(counts, (r[r == d], r, d), strict=True):
+            count += np.bincount(classes.ravel(), minlength=len(count))
+    both, of_reference, of_device = counts
+    seen = of_reference > 0  # classes of the device alone lower the others
+    ious = both[seen] / (of_reference + of_device - both)[seen]
+    return {
+        "pixel_agreement": float(both.sum() / of_reference.sum()),
+        "mean_iou": float(np.mean(ious)),
+    }
 
 
 def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -> float | None:
@@ -244,6 +261,12 @@ def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -
         )
     with np.errstate(all="ignore"):
         return _number(1 - np.sum((m - p) ** 2) / np.sum((m - r) ** 2))
+
+
+def _blocks(inputs: int, width: int) -> Iterator[slice]:
+    """Yield the inputs in blocks that fit a processor's cache."""
+    length = max(1, _BLOCK // width)
+    return (slice(start, start + length) for start in range(0, inputs, length))
 
 
 def _outputs(name: str, values: ArrayLike) -> NDArray[np.floating]:
@@ -273,51 +296,88 @@ def columns(heads: Mapping[str, int], width: int) -> dict[str, slice]:
 def _figures(
     reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice]
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Return the metrics over all inputs, and one list per metric with its value for each input."""
-    r, d = _finite_rows(reference), _finite_rows(device)
-    finite = ~np.isnan(r + d).any(axis=1)
-    classifier = task not in ("features", "segmentation")
+    """Return the metrics over all inputs, and one list per metric with its value for each input.
 
-    figures, by_input = _errors(r, d, _ratio(np.abs(d - r), np.abs(r)))
-    if classifier:
-        p, q = (np.hstack([softmax(a[:, h]) for h in heads]) for a in (r, d))
-        # |q - p| / p from log-probabilities, because p may underflow.
-        log_ratio = [_log_softmax(d[:, h]) - _log_softmax(r[:, h]) for h in heads]
-        of_probabilities = _errors(p, q, np.abs(np.expm1(np.hstack(log_ratio))))
-        for ours, theirs in zip((figures, by_input), of_probabilities, strict=True):
-            ours |= {f"prob_{key}": value for key, value in theirs.items()}
-
-    rankings = [_ranking(r[:, h], d[:, h]) for h in heads]
-    top1, same_order = (np.all([x[key] for x in rankings], 0) & finite for key in ("top1", "order"))
-    overlap = np.mean([x["overlap"] for x in rankings], axis=0) * finite
-    margin = np.min([x["margin"] for x in rankings], axis=0)
-    classes = np.stack([x["reference"][:, 0] for x in rankings], axis=1)
-    figures |= {
-        "top1_match": top1.mean(),
-        "top5_overlap": overlap.mean(),
-        "top5_same_order": same_order.mean(),
-        "margin_min": margin.min(),
-    }
-    by_input["margin"] = margin
-    figures = {key: _number(value) for key, value in figures.items()}
-    rows: dict[str, list[Any]] = {k: [_number(v) for v in vs] for k, vs in by_input.items()}
-    rows["top1_match"] = top1.tolist()
-    if len(heads) == 1 and task != "segmentation":  # the five best pixels say nothing
-        for side, values in (("reference", r), ("device", d)):
-            scores = softmax(values) if classifier else values
-            rows[f"{side}_top5"] = [
-                [[int(i), float(s[i])] for i in best] if np.isfinite(s).all() else None
-                for s, best in zip(scores, rankings[0][side], strict=True)
-            ]
-    counts = {
-        "inputs": len(r),
-        "columns": r.shape[1],
+    It reads block after block, so arrays on disk may be larger than the memory.
+    """
+    blocks = [
+        _rows(reference[block], device[block], task, heads) for block in _blocks(*reference.shape)
+    ]
+    found = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
+    width, finite = reference.shape[1], found["finite"]
+    kinds = [""] if task in ("features", "segmentation") else ["", "prob_"]
+    figures = {
+        "inputs": len(finite),
+        "columns": width,
         "finite": bool(finite.all()),
         # Two NaNs with equal bits do not agree.
-        "bitwise_equal": bool(finite.all()) and reference.tobytes() == device.tobytes(),
-        "distinct_top1": len(np.unique(classes[~np.isnan(r).any(axis=1)], axis=0)),
+        "bitwise_equal": bool((finite & found["bitwise_equal"]).all()),
+        "distinct_top1": len(np.unique(found["classes"][found["finite_reference"]], axis=0)),
     }
-    return counts | figures, rows
+    for kind in kinds:
+        figures |= _overall({key: found[f"{kind}{key}"] for key in _SUMS}, width, kind)
+    figures |= {
+        "top1_match": float(found["top1_match"].mean()),
+        "top5_overlap": float(found["top5_overlap"].mean()),
+        "top5_same_order": float(found["top5_same_order"].mean()),
+        "margin_min": _number(found["margin"].min()),
+    }
+    of_inputs = [f"{kind}{key}" for kind in kinds for key in _OF_INPUTS] + ["margin"]
+    rows: dict[str, list[Any]] = {key: _numbers(found[key]) for key in of_inputs}
+    rows["top1_match"] = found["top1_match"].tolist()
+    if len(heads) == 1 and task != "segmentation":  # the five best pixels say nothing
+        for side in ("reference", "device"):
+            best, scores = found[f"{side}_best"].tolist(), found[f"{side}_scores"].tolist()
+            usable = np.isfinite(found[f"{side}_scores"]).all(axis=1).tolist()
+            rows[f"{side}_top5"] = [
+                [list(pair) for pair in zip(*one, strict=True)] if fine else None
+                for fine, *one in zip(usable, best, scores, strict=True)
+            ]
+    return figures, rows
+
+
+def _rows(
+    reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice]
+) -> dict[str, NDArray[Any]]:
+    """Return what the metrics need to know of each input; the first axis are the inputs."""
+    r, d = _finite_rows(reference), _finite_rows(device)
+    finite_reference = ~np.isnan(r[:, 0])
+    finite = finite_reference & ~np.isnan(d[:, 0])
+    found = _errors(r, d, _ratio(np.abs(d - r), np.abs(r)).max(axis=1))
+    scores: Sequence[Floats] = (r, d)
+    if task not in ("features", "segmentation"):
+        sides = [[_log_and_softmax(side[:, h]) for h in heads] for side in (r, d)]
+        p, q = scores = [np.hstack([shares for _, shares in side]) for side in sides]
+        # |q - p| / p from log-probabilities, because p may underflow. It grows with |log(q / p)|.
+        ratios = [b - a for (a, _), (b, _) in zip(*sides, strict=True)]
+        largest = np.max([ratio.max(axis=1) for ratio in ratios], axis=0)
+        smallest = np.min([ratio.min(axis=1) for ratio in ratios], axis=0)
+        relative = np.maximum(np.expm1(largest), -np.expm1(smallest))
+        found |= {f"prob_{key}": value for key, value in _errors(p, q, relative).items()}
+    rankings = [_ranking(r[:, h], d[:, h]) for h in heads]
+    first = rankings[0]
+    bits = [np.ascontiguousarray(s).view(f"u{s.dtype.itemsize}") for s in (reference, device)]
+    same_type = reference.dtype == device.dtype
+    return found | {
+        "finite": finite,
+        "finite_reference": finite_reference,
+        "bitwise_equal": (
+            (bits[0] == bits[1]).all(axis=1) if same_type else np.zeros(len(r), bool)
+        ),
+        "classes": np.stack([x["reference"][:, 0] for x in rankings], axis=1),
+        "top1_match": np.all([x["top1"] for x in rankings], axis=0) & finite,
+        "top5_same_order": np.all([x["order"] for x in rankings], axis=0) & finite,
+        "top5_overlap": np.mean([x["overlap"] for x in rankings], axis=0) * finite,
+        "margin": np.min([x["margin"] for x in rankings], axis=0),
+        **{
+            f"{side}_{key}": value
+            for side, of_side in zip(("reference", "device"), scores, strict=True)
+            for key, value in (
+                ("best", first[side]),
+                ("scores", np.take_along_axis(of_side[:, heads[0]], first[side], axis=1)),
+            )
+        },
+    }
 
 
 def _finite_rows(values: NDArray[Any]) -> Floats:
@@ -330,39 +390,59 @@ def _finite_rows(values: NDArray[Any]) -> Floats:
     return values
 
 
-def _errors(r: Floats, d: Floats, relative: Floats) -> tuple[dict[str, Any], dict[str, Floats]]:
-    """Return the error metrics over all inputs and by input; ``relative`` is |d - r| / |r|."""
+def _errors(r: Floats, d: Floats, max_relative: Floats) -> dict[str, Floats]:
+    """Return the errors of each input; ``max_relative`` is its largest |d - r| / |r|."""
     error = np.abs(d - r)
-    one_minus_cosine = _one_minus_cosine(r, d)
-    relative_l2 = _ratio(_norm(error), _norm(r))[:, 0]
-    overall = {
-        "max_abs_error": error.max(),
-        "mean_abs_error": error.mean(),
-        "max_relative_error": relative.max(),
-        "mean_relative_error": _ratio(error.mean(), np.abs(r).mean()),
-        "l2_error": l2(error),
-        "relative_l2_error": _ratio(l2(error), l2(r)),
-        "relative_l2_error_max": relative_l2.max(),
+    squares, size = np.square(error).sum(axis=1), _norm(r)
+    one_minus_cosine = _one_minus_cosine(r / size, d / _norm(d))
+    return {
+        "max_abs_error": error.max(axis=1),
+        "max_relative_error": max_relative,
+        "relative_l2_error": _ratio(np.sqrt(squares), size[:, 0]),
+        "cosine_similarity": 1 - one_minus_cosine,
+        "one_minus_cosine": one_minus_cosine,
+        "error_sum": error.sum(axis=1),
+        "error_squares": squares,
+        "size_sum": np.abs(r).sum(axis=1),
+        "size_squares": np.square(size[:, 0]),
+    }
+
+
+# What _errors returns, and which of it is a metric of each input.
+_OF_INPUTS = ("max_abs_error", "relative_l2_error", "cosine_similarity", "one_minus_cosine")
+_SUMS = (
+    *_OF_INPUTS,
+    *("max_relative_error", "error_sum", "error_squares", "size_sum", "size_squares"),
+)
+
+
+def _overall(rows: Mapping[str, Floats], width: int, kind: str) -> dict[str, float | None]:
+    """Return the error metrics over all inputs, from what `_errors` returns of each."""
+    values = len(rows["error_sum"]) * width
+    l2_error, size = (np.sqrt(rows[key].sum()) for key in ("error_squares", "size_squares"))
+    one_minus_cosine = rows["one_minus_cosine"]
+    figures = {
+        "max_abs_error": rows["max_abs_error"].max(),
+        "mean_abs_error": rows["error_sum"].sum() / values,
+        "max_relative_error": rows["max_relative_error"].max(),
+        "mean_relative_error": _ratio(rows["error_sum"].sum(), rows["size_sum"].sum()),
+        "l2_error": l2_error,
+        "relative_l2_error": _ratio(l2_error, size),
+        "relative_l2_error_max": rows["relative_l2_error"].max(),
         "cosine_similarity": 1 - one_minus_cosine.mean(),
         "cosine_similarity_min": 1 - one_minus_cosine.max(),
         "one_minus_cosine": one_minus_cosine.mean(),
         "one_minus_cosine_max": one_minus_cosine.max(),
     }
-    by_input = {
-        "max_abs_error": error.max(axis=1),
-        "relative_l2_error": relative_l2,
-        "cosine_similarity": 1 - one_minus_cosine,
-        "one_minus_cosine": one_minus_cosine,
-    }
-    return overall, by_input
+    return {f"{kind}{key}": _number(value) for key, value in figures.items()}
 
 
-def _one_minus_cosine(r: Floats, d: Floats) -> Floats:
-    """Return 1 - cos of each row, computed as ½‖u - v‖² of unit vectors (law of cosines).
+def _one_minus_cosine(u: Floats, v: Floats) -> Floats:
+    """Return 1 - cos of each pair of unit rows, computed as ½‖u - v‖² (law of cosines).
 
     1 minus a rounded cosine cannot resolve values below 1e-16. This formula resolves about 1e-32.
     """
-    squares: Floats = np.sum((d / _norm(d) - r / _norm(r)) ** 2, axis=1)
+    squares: Floats = np.square(u - v).sum(axis=1)
     return 0.5 * squares
 
 
@@ -398,20 +478,16 @@ def _decode(
     return float(np.mean([a == b and a is not None for a, b in pairs]))
 
 
-def _shifted(logits: ArrayLike) -> Floats:
-    values = np.asarray(logits, dtype=np.float64)
-    shifted: Floats = values - values.max(axis=-1, keepdims=True)
-    return shifted
-
-
-def _log_softmax(logits: ArrayLike) -> Floats:
-    shifted = _shifted(logits)
-    logarithms: Floats = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted - logarithms
+def _log_and_softmax(logits: Floats) -> tuple[Floats, Floats]:
+    """Return the logarithms of softmax over the last axis, and softmax."""
+    shifted: Floats = logits - logits.max(axis=-1, keepdims=True)
+    powers = np.exp(shifted)
+    total = powers.sum(axis=-1, keepdims=True)
+    return shifted - np.log(total), powers / total
 
 
 def _norm(values: Floats) -> Floats:
-    norms: Floats = np.linalg.norm(values, axis=1, keepdims=True)
+    norms: Floats = np.sqrt(np.square(values).sum(axis=1, keepdims=True))
     return norms
 
 
@@ -426,3 +502,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _numbers(values: Floats) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]

@@ -12,6 +12,7 @@ from typing import Any
 from npu_parity import evidence
 
 NO_BOUND = "no bound is known"
+IDENTICAL = "the result is the reference's"
 COLUMNS = (  # of operators.csv
     *("index", "module", "operator", "shapes", "max_error_of_bound", "mean_error_of_bound"),
     *("max_error_of_predicted", "rms_z", "max_z", "result", "note"),
@@ -25,11 +26,12 @@ class OperatorResult:
     Attributes:
         shapes: shapes of the tensor operands, e.g. ``1x3x224x224 64x3x7x7``.
         largest_error, mean_error: over all elements, as a share of each element's bound; NaN if
-            nothing was compared. If only a sharper test failed, the largest error is a share of the
-            limit of that test. So an operator passes at 1 or below.
+            nothing was compared, or if the note is `IDENTICAL`. If only a sharper test failed, the
+            largest error is a share of the limit of that test. So an operator passes at 1 or below.
         passed: None if nothing was compared, because no bound is known or there are no values.
         worst: index of the worst element in its tensor; empty if all elements are equal.
-        note: why the operator did not pass, or that two runs differ.
+        note: why the operator did not pass, that two runs differ, or that the result is exactly
+            the reference's (`IDENTICAL`).
         predicted_error: largest error of a product against the product of rounded operands, as a
             share of the bound of the float32 sum.
         rms_z, largest_z: error of a product in standard deviations of random rounding; the root

@@ -6,7 +6,7 @@ tensors through the same operators. Another program may compute the same functio
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import chain
@@ -32,6 +32,15 @@ CONSTANT = Threshold(
     "at most this many times 2^-23 times its largest element.",
     reason="A table or a scale that is computed in float64, or in another order, is rounded "
     "differently.",
+)
+REARRANGED = Threshold(
+    1e-10,
+    question=1,
+    decides="A port whose weights are the reference's in another order, or times powers of two, "
+    "computes the same function if its outputs, in float64, differ by at most this share of their "
+    "norm.",
+    reason="No weight is rounded again. Only the order of sums differs, which changes the outputs "
+    "of a network by about 1e-15.",
 )
 
 # Settings of layers that do not change the results of inference.
@@ -72,6 +81,7 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Program:
     reference, ported = on_cpu(reference), on_cpu(ported)
     one = tree_map_only(Tensor, lambda t: t[:1] if t.ndim else t, inputs)
     structure, values = dict(_structure(reference, ported)), dict(_values(reference, ported))
+    rearranged = bool(values) and _rearranged(reference, ported, map(str, values))
     modes = [sentence for _, sentence in _modes(reference, ported)]
     if modes and not _reads_modes(ported, *one):
         modes = []
@@ -103,14 +113,21 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Program:
         *_narrow(expected, found),
         *(d.sentence for d in operators if exact and d.decides),
         *layers,
-        *(values.values() if exact else ()),
+        *(values.values() if exact and not rearranged else ()),
     ]
     if decided:
         return Program(False, "", tuple(dict.fromkeys([*decided, *sentences])))
     result = function.compare(reference, ported, *inputs)
     if result.conflicts:
         return Program(False, "", tuple(dict.fromkeys([*result.conflicts, *sentences])))
+    if result.same and exact and rearranged and result.error > REARRANGED:
+        why = f"in float64, outputs differ by {result.error:.3g} of their norm: "
+        return Program(
+            False, "", tuple(f"{why}{s}" if i == 0 else s for i, s in enumerate(sentences))
+        )
     if result.same:
+        if rearranged:
+            values = {n: f"{n} has the reference's values in another order" for n in values}
         return Program(True, "same function", tuple(_summary(operators, structure, values)))
     # An operator or an operand that was exchanged is a better place than results before and after.
     exchanged = exact or (len(operators) == 1 and not first)
@@ -217,6 +234,21 @@ def _values(reference: nn.Module, ported: nn.Module) -> Found:
             count = f"{int((_bits(a) != _bits(b)).sum())} of {a.numel()} values"
             gap = (b.cpu().double() - a.cpu().double()).abs().max()
             yield name, f"{name} differs from the reference's in {count}, by up to {gap:.3g}"
+
+
+def _rearranged(reference: nn.Module, ported: nn.Module, names: Iterable[str]) -> bool:
+    """Return whether tensors have the reference's values in another order, or times powers of two.
+
+    Channels may be exchanged, and scaled in one layer and back in the next.
+    """
+    expected, found = _state(reference), _state(ported)
+    return all(torch.equal(_mantissas(expected[name]), _mantissas(found[name])) for name in names)
+
+
+def _mantissas(tensor: Tensor) -> Tensor:
+    """Return the signed mantissas of all values in ascending order."""
+    values = tensor.detach().cpu().flatten()
+    return (values.frexp()[0] if values.is_floating_point() else values).sort()[0]
 
 
 def _kind(tensor: Tensor) -> str:

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_parity.errors import ParityError
-from npu_parity.numerics.formats import FORMATS, Numerics
+from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict import metrics
 from npu_parity.verdict.answers import QUESTIONS, Answer, Program
 from npu_parity.verdict.coarseness import coarsened
 from npu_parity.verdict.envelope import ENVELOPE, envelope
+from npu_parity.verdict.numerics_found import shortfall
 from npu_parity.verdict.operators import OperatorResult, without_bound
 from npu_parity.verdict.thresholds import Threshold
 
@@ -71,7 +72,8 @@ class Runs:
 
     Attributes:
         reference: float32 outputs of the reference device.
-        exact: float64 outputs of the reference. They show the error of float32 itself.
+        exact: float64 outputs of the reference. They show the error of float32 itself. None if the
+            port must return exactly the reference's outputs, see `unchanged`.
         predicted: float32 outputs of the reference with the device's numerics emulated.
         measured: float32 outputs of the device; None if nothing was measured.
         hosted: float32 outputs of the port on the reference's device; None if it did not run there,
@@ -86,7 +88,7 @@ class Runs:
     """
 
     reference: NDArray[Any]
-    exact: NDArray[Any]
+    exact: NDArray[Any] | None
     predicted: NDArray[Any]
     measured: NDArray[Any] | None = None
     hosted: NDArray[Any] | None = None
@@ -218,7 +220,8 @@ def same_answer(
         raise ParityError(f"outputs are empty: shape {runs.reference.shape}")
     if failure := unusable(runs, names, repeated):
         return failure
-    r, x, p, m = runs.reference, runs.exact, runs.predicted, runs.measured
+    r, p, m = runs.reference, runs.predicted, runs.measured
+    x = r if runs.exact is None else runs.exact  # float32 has no error then, and allows none
     if runs.misfit:
         return Answer(3, False, (runs.misfit,))
     for found in (runs.hosted, m):
@@ -252,6 +255,21 @@ def same_answer(
     return Answer(3, not findings, tuple(findings))
 
 
+def unchanged(runs: Runs, repeated: Repeated) -> bool:
+    """Return whether every run gives exactly the reference's outputs.
+
+    Then question 3 does not depend on `Runs.exact`. Another batch size may change the port by no
+    more than it changes the reference.
+    """
+    others = (runs.predicted, runs.measured, runs.hosted)
+    own = repeated.reference_batches
+    return (
+        all(array is None or np.array_equal(array, runs.reference) for array in others)
+        and repeated.again == 0
+        and all(f <= own.get(size, 0.0) < math.inf for size, f in repeated.batches.items())
+    )
+
+
 def _repeats(repeated: Repeated, allowed: float) -> Iterator[str]:
     """Yield a finding for each further run that differs by more than is allowed.
 
@@ -276,7 +294,7 @@ def unusable(runs: Runs, names: Sequence[str], repeated: Repeated) -> Answer | N
     """
     sides = {
         "reference": runs.reference,
-        "reference in float64": runs.exact,
+        "reference in float64": runs.reference if runs.exact is None else runs.exact,
         "prediction": runs.predicted,
     }
     for side, array in sides.items():
@@ -379,48 +397,6 @@ def _device_used(runs: Runs, measured: NDArray[Any], repeated: Repeated) -> Iter
         yield "only a batch of one was checked"
 
 
-def nearest(distances: Mapping[str, float | None]) -> str | None:
-    """Return the name of the smallest finite distance; None if there is none.
-
-    If distances are equal, the first one counts.
-
-    >>> nearest({"fp32": 2.0, "hf32": 0.5, "tf32": None})
-    'hf32'
-    """
-    finite = {name: d for name, d in distances.items() if d is not None and np.isfinite(d)}
-    return min(finite, key=lambda name: finite[name]) if finite else None
-
-
-def distances(
-    measured: NDArray[Any], predictions: Mapping[str, NDArray[Any]]
-) -> dict[str, float | None]:
-    """Return the L2 distance of each prediction from the measured outputs.
-
-    A distance is None if it is not finite. The result is empty if the shapes differ.
-    """
-    if any(p.shape != measured.shape for p in predictions.values()):
-        return {}
-    m = measured.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        found = {n: metrics.l2(m - p.astype(np.float64)) for n, p in predictions.items()}
-    return {name: d if np.isfinite(d) else None for name, d in found.items()}
-
-
-def sizes(
-    measured: NDArray[Any], predictions: Mapping[str, NDArray[Any]], reference: NDArray[Any]
-) -> dict[str, float | None]:
-    """Return how far the size (L2) of each predicted error is from the size of the measured error.
-
-    A distance is None if it is not finite. The result is empty if the shapes differ.
-    """
-    errors = distances(reference, {**predictions, "": measured})
-    found = errors.pop("", None)
-    return {
-        name: None if error is None or found is None else abs(error - found)
-        for name, error in errors.items()
-    }
-
-
 def _flips(
     name: str, runs: Runs, i: int, measured: NDArray[Any], error: NDArray[Any]
 ) -> Iterator[str]:
@@ -441,35 +417,3 @@ def _flips(
                 f"{own[worst]} with a margin of {margin[worst]:.3g}; only a margin below "
                 f"{allowed:.3g} may flip"
             )
-
-
-def coarser(found: str | None, promised: Numerics) -> str | None:
-    """Return a finding if the numerics found are coarser than every promised format."""
-    if found is None:
-        return None
-    coarsest = min(FORMATS[name].mantissa_bits for name in promised.formats)
-    if FORMATS[found].mantissa_bits >= coarsest:
-        return None
-    formats = "/".join(sorted(promised.formats))
-    return f"the outputs match {found}, but the device promises {formats}"
-
-
-def shortfall(probed: Mapping[str, Mapping[str, Any]], promised: Numerics) -> list[str]:
-    """Return a finding for each kind of product that keeps fewer operand bits than promised.
-
-    Args:
-        probed: the result of `probe`.
-        promised: the numerics that the device promises.
-    """
-    findings = []
-    for kind in ("conv", "matmul"):
-        wanted, found = FORMATS[getattr(promised, kind)], probed[kind]
-        if found["format"] is None:  # the algorithm changes values even if it multiplies by 1
-            continue
-        kept = FORMATS[found["format"]]
-        if kept.mantissa_bits < wanted.mantissa_bits or kept.exponent_bits < wanted.exponent_bits:
-            findings.append(
-                f"{kind} keeps {kept.mantissa_bits} mantissa bits of its operands ({kept.name}) "
-                f"where the device promises {wanted.name}"
-            )
-    return findings

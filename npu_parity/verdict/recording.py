@@ -68,13 +68,20 @@ class Call:
 
 def tensors(values: Any) -> list[Tensor]:
     """Return the tensors in nested tuples, lists and dictionaries, in order."""
+    found: list[Tensor] = []
+    _collect(values, found)
+    return found
+
+
+def _collect(values: Any, found: list[Tensor]) -> None:
     if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, tuple | list):
-        return []
-    return [tensor for value in values for tensor in tensors(value)]
+        found.append(values)
+    elif isinstance(values, dict):
+        _collect(list(values.values()), found)
+    elif isinstance(values, tuple | list):
+        for value in values:
+            if not isinstance(value, int | float):  # most of them, and a call takes time
+                _collect(value, found)
 
 
 def record(model: nn.Module, *inputs: Any, evaluating: bool = True) -> list[Call]:

@@ -15,6 +15,6 @@ subtract values of a whole tile, so their error is relative to the largest value
 exceed the bound if a tile holds large and small values.
 """
 
-from npu_parity.verdict.bounds.expected import Expected, exact_and_bound, tried
+from npu_parity.verdict.bounds.expected import Expected, exact_and_bound, has_rule, tried
 
-__all__ = ["Expected", "exact_and_bound", "tried"]
+__all__ = ["Expected", "exact_and_bound", "has_rule", "tried"]

@@ -53,6 +53,7 @@ _COMPLEX = {
 }
 # A root of an error that is not near zero grows faster than the error.
 _CONCAVE = {"std", "std_mean", "_cdist_forward", "_euclidean_dist"}
+_DOUBLE = (torch.float64, torch.complex128)
 _LIBRARIES = {"aten", "prims", "torchvision"}  # another library's operator may share a name
 
 
@@ -193,30 +194,50 @@ def _moves(call: Call) -> bool:
     return is_view or (call.name in _MOVED and not accumulates)
 
 
+def has_rule(call: Call) -> bool:
+    """Return whether a rule for an operator's result is known. It may fail for some operands."""
+    if torch.Tag.nondeterministic_seeded in call.func.tags:
+        return False
+    if call.name in INDICES or _must_equal(call):
+        return True
+    if call.name not in RULES or call.func.namespace not in _LIBRARIES:
+        return False
+    kind = tensors(call.result)[0].dtype
+    if kind not in (*NARROW, torch.float32, torch.complex64, *_DOUBLE):
+        return False
+    return not (
+        (_is_complex(call) and call.name not in _COMPLEX)
+        or (kind in _DOUBLE and call.name in _CONCAVE)
+    )
+
+
+def _is_complex(call: Call) -> bool:
+    return any(t.is_complex() for t in tensors((call.result, call.args, call.kwargs)))
+
+
+def _must_equal(call: Call) -> bool:
+    """Return whether every right result has the same values."""
+    results = tensors(call.result)
+    computed = any(t.is_floating_point() or t.is_complex() for t in results)
+    selects = call.name in _SELECTED and not call.arguments.get("decimals")
+    selects = selects and not _is_complex(call)
+    return _moves(call) or selects or not computed
+
+
 def _expected(
     call: Call, numerics: Numerics, flushed: bool = False
 ) -> list[Expected | None] | None:
-    results = tensors(call.result)
-    every = [*results, *tensors((call.args, call.kwargs))]
-    is_complex = any(t.is_complex() for t in every)
-    computed = any(t.is_floating_point() or t.is_complex() for t in results)
-    selects = call.name in _SELECTED and not is_complex and not call.arguments.get("decimals")
-    if torch.Tag.nondeterministic_seeded in call.func.tags:
+    if not has_rule(call):
         return None
     if call.name in INDICES:
         return _values_and_indices(Operator(call, flushed=flushed))
     if call.name == "nms":
         expect_decided(Operator(call, torch.float64))
-    if _moves(call) or selects or not computed:
+    if _must_equal(call):
         return [Expected(e, None) for e in tensors(Operator(call, flushed=flushed).run())]
-    if call.name not in RULES or call.func.namespace not in _LIBRARIES:
-        return None
-    double = results[0].dtype in (torch.float64, torch.complex128)
-    narrow = results[0].dtype in NARROW  # a device rounds only operands in float32
-    if not (double or narrow) and results[0].dtype not in (torch.float32, torch.complex64):
-        return None
-    if (is_complex and call.name not in _COMPLEX) or (double and call.name in _CONCAVE):
-        return None
+    kind = tensors(call.result)[0].dtype
+    double = kind in _DOUBLE
+    narrow = kind in NARROW  # a device rounds only operands in float32
     return _bounded(call, Numerics() if double or narrow else numerics, double, flushed)
 
 
