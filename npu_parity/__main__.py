@@ -104,6 +104,16 @@ def bundle(
 
 
 @app.command()
+def crate(
+    to: Annotated[Path, typer.Option(help="a new folder, or an archive: .zip")],
+) -> None:
+    """Write the results and the workflow as RO-Crate, for archives such as Zenodo."""
+    from npu_parity import crate as archive
+
+    print(f"{to}: {archive.write(to)} files and ro-crate-metadata.json")
+
+
+@app.command()
 def verify(
     results: Annotated[Path, typer.Argument(help="the folder of results")] = Path("results"),
 ) -> None:
@@ -173,7 +183,10 @@ def _beside(reference: Path) -> Path:
 
 @app.command()
 def audit(
-    report: Annotated[Path, typer.Argument(help="a published report: Markdown, text or JSON")],
+    report: Annotated[
+        Path,
+        typer.Argument(help="a report in Markdown, text or JSON, or its figures in YAML"),
+    ],
     results: Annotated[Path, typer.Option(help="folder of results with predictions")] = Path(
         "results"
     ),
@@ -181,7 +194,7 @@ def audit(
     """Say what can be said about somebody else's REPORT without its arrays: docs/audit.md."""
     from npu_parity.audit import published
 
-    found = published.audit(published.read_report(report), results)
+    found = published.audit_file(report, results)
     print(*found.lines(), sep="\n")
     if found.contradictions:
         count = len(found.contradictions)
@@ -223,6 +236,9 @@ def publish(
     yes: Annotated[
         bool, typer.Option(help="upload now; without it, only say what would be")
     ] = False,
+    screenshots: Annotated[
+        bool, typer.Option(help="run inference.py and open the page, for pictures in the readme")
+    ] = True,
     config: Config = Path("config.yaml"),
 ) -> None:
     """Write the repository of a port: scripts, weights, evidence and a readme for a hub."""
@@ -233,7 +249,7 @@ def publish(
         uploading.require(upload, hub)
     described, whole, about = _described(system, config)
     settings, devices = whole["models"][system], whole["devices"]
-    files = publishing.publish(described, settings, devices, about, to, hub, language)
+    files = publishing.publish(described, settings, devices, about, to, hub, language, screenshots)
     size = sum((to / name).stat().st_size for name in files)
     print(f"{to}: {len(files)} files; try: python {to}/inference.py --device {whole['reference']}")
     what = f"{len(files)} files ({size / 2**20:.0f} MiB) to {hub}:{upload}"
@@ -273,13 +289,14 @@ def trace(
 ) -> None:
     """Derive every number in PATHS again from arrays and samples; default: README.md and results.
 
-    Exit code 1 if one does not match. It is named with both values, its place and its origin.
+    Pictures are drawn again. Exit code 1 if a number or a picture does not match. It is named with
+    both values, its place and its origin.
     """
     from npu_parity.audit.trace import trace as follow
 
     default = [path for path in (Path("results"), Path("README.md")) if path.exists()]
-    for path, count in follow(paths or default):
-        print(f"{path}: {count:,} numbers")
+    for path, compared in follow(paths or default):
+        print(f"{path}: {compared}")
 
 
 @app.command()

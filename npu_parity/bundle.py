@@ -56,16 +56,13 @@ def bundle(to: Path, systems: Sequence[str] = (), target: wheels.Target | None =
         ParityError: a system is unknown, a file cannot be packed, or a program that is needed
             fails. Then nothing has the name `to`.
     """
-    if os.path.lexists(to):
-        raise ParityError(f"{to} exists already: give another name, or remove it")
-    if not (PROJECT / "Snakefile").is_file():
-        raise ParityError(f"{PROJECT} has no Snakefile: run this from a checkout of npu-parity")
+    require_new(to)
     settings = config.load(CONFIG)
     chosen = {n: config.system(settings, n, CONFIG) for n in systems or settings["models"]}
     files = [*own_files(settings, chosen)]
     _make(chosen)
     suffix = next((end for end in ARCHIVES if to.name.endswith(end)), "")
-    with _staged(to) as place:
+    with staged(to) as place:
         room = place / to.name.removesuffix(suffix)
         _copy_workflow(room)
         for file in files:
@@ -92,6 +89,14 @@ def bundle(to: Path, systems: Sequence[str] = (), target: wheels.Target | None =
             room = Path(made)
         room.replace(to)
     return [*chosen]
+
+
+def require_new(to: Path) -> None:
+    """Raise ParityError if something has this name already, or if there is no workflow to pack."""
+    if os.path.lexists(to):
+        raise ParityError(f"{to} exists already: give another name, or remove it")
+    if not (PROJECT / "Snakefile").is_file():
+        raise ParityError(f"{PROJECT} has no Snakefile: run this from a checkout of npu-parity")
 
 
 def own_files(settings: config.Config, systems: dict[str, Any]) -> Iterator[Path]:
@@ -144,7 +149,7 @@ def _command(target: wheels.Target | None) -> str:
 
 
 @contextmanager
-def _staged(to: Path) -> Iterator[Path]:
+def staged(to: Path) -> Iterator[Path]:
     """Yield a folder beside `to` for what is not finished. It is removed afterwards."""
     place = manifest.partial_of(to)
     try:

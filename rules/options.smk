@@ -28,6 +28,9 @@ def code(name: str, *backends: str) -> str:
 
 sha256 = cache(evidence.sha256)  # a large file is hashed once
 
+HUB_ANSWERS = "logs/hubs.json"  # exists only during a run
+LOCK = "weights.lock.yaml"
+
 PROGRAMS = {}  # name: function of the wildcards that returns the options
 
 
@@ -92,9 +95,12 @@ def setting(key: str):
 
 
 def weights_that_tell(wildcards) -> list[str]:
-    """Return the option with the sources of weights that may say how to preprocess."""
+    """Return the options with the sources of weights that may say how to preprocess."""
     sources = pretrained.telling(config["models"][wildcards.system]["weights"])
-    return [f"--weights={source}" for source in sources]
+    hubs = (
+        [f"--hubs={HUB_ANSWERS}", f"--lock={LOCK}"] if pretrained.asked(sources) else []
+    )
+    return [*(f"--weights={source}" for source in sources), *hubs]
 
 
 def flag(key: str):

@@ -6,8 +6,6 @@ its answer would be an input. Then a new system would fetch all weights again.
 in: the user's files   out: weights.safetensors and its sidecar, an entry of weights.lock.yaml
 """
 
-HUB_ANSWERS = "logs/hubs.json"  # exists only during a run
-
 
 rule weights:
     output:
@@ -31,7 +29,7 @@ rule weights:
             tensors=setting("tensors"),
             state=setting("state"),
             hubs=HUB_ANSWERS,
-            lock="weights.lock.yaml",
+            lock=LOCK,
         ),
     shell:
         "python {params.script:q} --output={output.file:q} {params.options:q} 2> {log:q}"

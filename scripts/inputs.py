@@ -8,8 +8,11 @@ import numpy as np
 import typer
 
 from npu_parity import cli, evidence
+from npu_parity.sources import pretrained
+from npu_parity.sources.hubs import unreachable
 from npu_parity.sources.images import alike, collect, skipped
 from npu_parity.sources.preprocessing import Preprocessing
+from npu_parity.sources.weights import beside
 
 
 def main(
@@ -18,9 +21,13 @@ def main(
     output: Annotated[Path, typer.Option(help="the .npy file; the sidecar gets the same folder")],
     preprocessing: Annotated[dict, typer.Option(parser=cli.mapping)] = "{}",
     weights: Annotated[list[str], typer.Option(help="their preprocessing counts first")] = [],  # noqa: B006
+    hubs: Annotated[Path | None, typer.Option(help="file with the answers of the hubs")] = None,
+    lock: Annotated[Path | None, typer.Option(help="file with the hashes of hub files")] = None,
 ) -> None:
     """Write the preprocessed SOURCES as one float32 array (inputs, 3, H, W)."""
-    transform = Preprocessing(architecture, preprocessing, weights)
+    named = {source.partition(":")[0] for source in pretrained.asked(weights)}
+    out_of_reach = unreachable(named, hubs) if hubs and named else {}
+    transform = Preprocessing(architecture, preprocessing, weights, beside(lock, out_of_reach))
     images, arrays = [], []
     for item in collect(sources, transform.shape, transform.background):
         arrays.append(transform(item.data, item.name))  # images are large: none is kept

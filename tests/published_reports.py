@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
+import yaml
 
 ZH = {
     "max_abs_error": "Logits 最大绝对误差",
@@ -125,6 +126,23 @@ def write(made: Made, seed: int) -> str:
     rows = [f"| {b} | {t:.2f} ms | {rate:.1f} imgs/s |" for b, (t, rate) in made.times.items()]
     table = "\n".join(["| Batch Size | 延迟 | 吞吐量 |", "|---|---|---|", *rows])
     return f"{about}\n\n{body}\n\n{table}\n"
+
+
+def as_yaml(made: Made, seed: int) -> str:
+    """Return the figures as the YAML file that `npu-parity audit` reads."""
+    random = np.random.default_rng([seed, 3])
+    digits = int(random.integers(4, 8))
+    values = {}
+    for key, value in made.figures.items():
+        unit = " ms" if "latency" in key else ""
+        way = "fixed" if unit or key == "speedup" else str(random.choice(["raised", "exponent"]))
+        values[key] = f"{value:.12f}" if key == "cosine" else printed(value, digits, way) + unit
+    rows = {
+        f"batch {b}": {"batch": str(b), "latency": f"{t:.3f} ms", "throughput": f"{rate:.3f}"}
+        for b, (t, rate) in made.times.items()
+    }
+    about = {"inputs": 1, "outputs": made.outputs}
+    return yaml.safe_dump({**about, "figures": values, "tables": [rows]}, allow_unicode=True)
 
 
 def falsified(seed: int) -> Made:

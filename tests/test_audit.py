@@ -1,5 +1,6 @@
 """The audit of published reports: traps are named, and nobody is accused without a proof."""
 
+import re
 import subprocess
 import sys
 
@@ -7,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from project import ROOT
-from published_reports import EN, falsified, make, write
+from published_reports import EN, as_yaml, falsified, make, write
 
 from npu_parity.audit.figures import interval, read
-from npu_parity.audit.published import audit, read_report
+from npu_parity.audit.published import audit, audit_file, read_report
 from npu_parity.errors import ParityError
 from npu_parity.verdict import published
 
@@ -278,6 +279,117 @@ def test_a_difference_of_a_predicted_size():
 )
 def test_what_is_not_one_input_is_not_taken_for_it(about):
     assert audit(f"{about}\nmax_abs_diff: 0.0100\nL2 error: 0.200").contradictions == []
+
+
+# Figures in a YAML file
+
+
+def listed(folder, text):
+    file = folder / "figures.yaml"
+    file.write_text(text, encoding="utf-8")
+    return audit_file(file)
+
+
+def test_the_example_of_the_documentation(tmp_path):
+    text = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
+    example, output = (
+        re.search(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
+        for kind in ("yaml", "text")
+    )
+    found = list(listed(tmp_path, example).lines())
+    assert found[: len(output.splitlines())] == output.splitlines()
+
+
+def test_200_lists_of_consistent_figures_and_200_with_a_false_one(tmp_path):
+    found = 0
+    for seed in range(REPORTS):
+        right = listed(tmp_path, as_yaml(make(seed), seed))
+        assert right.contradictions == [] and len(right.findings) >= 10
+        found += bool(listed(tmp_path, as_yaml(falsified(seed), seed)).contradictions)
+    print(f"{found / REPORTS:.0%} of {REPORTS} falsified lists found")
+    assert found > 0.5 * REPORTS
+
+
+COMMON = "inputs: 1\noutputs: 100\nfigures: "
+PLAIN = {
+    "mean, max": ("{max_abs_error: {}, mean_abs_error: 0.0200}", "0.0300", "0.0100"),
+    "L2, max": ("{max_abs_error: 0.0100, l2_error: {}}", "0.090", "0.200"),
+    "cosine": ("{relative_l2_error: 1.00%, cosine: {}}", "0.99995", "0.99990"),
+    "speed-up": ("{cpu_latency: 0.09 s, npu_latency: 3.0 ms, speedup: {}}", "30.0", "60.0"),
+    "head": (
+        "{max_abs_error: 0.01}\ntables: [{digit1: {max_abs_error: {}}}]",
+        "0.0099",
+        "0.0300",
+    ),
+    "cosines": (
+        "{mean_cosine: {}}\ntables: [{a: {cosine: 0.9991}, b: {cosine: 0.9993}}]",
+        "0.9992",
+        "0.9996",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_relation_of_listed_figures(name, tmp_path):
+    figures, fits, not_fits = PLAIN[name]
+    right, wrong = (listed(tmp_path, COMMON + figures.replace("{}", v)) for v in (fits, not_fits))
+    assert right.contradictions == [] and right.findings
+    assert len(wrong.contradictions) == 1, wrong.contradictions
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("figures: {mean_cosine: 0.99995, error_rate: 0.005 %}", "line 1: the error rate 0.005 %"),
+        (
+            "figures: {}\ntables: [{a: {cpu_top1: 7}, b: {cpu_top1: 7}}]",
+            "all 2 inputs have the top-1 class 7",
+        ),
+        ("task: features\nfigures: {top1_match: 一致}", "the outputs are features"),
+        ("figures: {top1_score: 1.000000}", "softmax is saturated"),
+        ("outputs: 200\nfigures: {top1_score: 0.0060}", "softmax is flat"),
+        ("weights: random\nfigures: {}", "weights are random"),
+        ("weights_from: $weight\nfigures: {}", "line 1: $weight is a variable without its value"),
+        ("figures:\n  cosine:", "line 2: cosine is blank"),
+    ],
+)
+def test_weak_evidence_in_listed_figures(tmp_path, text, words):
+    (line,) = listed(tmp_path, text).weak
+    assert words in line
+
+
+def test_what_a_list_of_figures_lacks(tmp_path):
+    hashes = f"{{weights: {'0' * 64}, inputs: {'1' * 64}}}"
+    complete = (
+        f"inputs: 3\nfigures: {{l2_error: 0.1, npu_latency: 3 ms ± 0.1 ms}}\nsha256: {hashes}\n"
+        "switches: {allow_hf32: true}\npasses: {warmup: 3, timed: 10}\n"
+        "versions: {torch_npu: 2.9.0}"
+    )
+    assert listed(tmp_path, complete).missing == []
+    assert len(listed(tmp_path, "figures: {} # sha256, L2, allow_hf32, 3 inputs").missing) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("figures: {max_abs: 1}", "line 1: figures: unknown key 'max_abs'; did you mean 'max_abs_"),
+        ("figures: {cosine: high}", "line 1: figures.cosine: found 'high', expected a number as"),
+        ("figures: {npu_latency: 4.1}", "figures.npu_latency: found '4.1', expected a time with"),
+        ("inputs: 0\nfigures: {}", "line 1: inputs: found '0', expected a number of things"),
+        (
+            "tables: [{a: {cosine: ~}}]\nfigures: {}",
+            "tables[0].a.cosine: found '~', expected a num",
+        ),
+        ("outputs: 1", "figures.yaml: the top level: the key 'figures' is missing"),
+        ("- 1", "the top level: found ['1'], expected a mapping with the key figures"),
+        ("", "figures.yaml: the top level: found None, expected a mapping"),
+        ("a: b: c", "figures.yaml, line 1: this is not YAML"),
+    ],
+)
+def test_a_mistake_in_a_list_of_figures_is_one_line(tmp_path, text, said):
+    with pytest.raises(ParityError) as error:
+        listed(tmp_path, text)
+    assert said in str(error.value) and "\n" not in str(error.value)
 
 
 # The command

@@ -1,5 +1,6 @@
 """A card says what the results say, in two languages, and never with a field left empty."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -153,6 +154,62 @@ def test_chinese_is_complete(both):
         assert CHINESE.search(terms.translator("zh")(text))
 
 
+FINDINGS = {
+    "FAIL (question 1, same program: batch_norm eps 1e-05 where the reference has 0.001, at bn2)": (
+        "不通过（问题 1，程序是否相同：batch_norm eps 1e-05，而参考为 0.001（位于 bn2））"
+    ),
+    "no: question 1, same program, was not asked; question 2, same kernels, was not asked": (
+        "否：问题 1（程序是否相同）未检查；问题 2（算子是否相同）未检查"
+    ),
+    "no: input cat: relative L2 error 0.000928 where float32 allows 5.08e-06 (and 2 more)": (
+        "否：输入 cat：相对 L2 误差为 0.000928，float32 允许 5.08e-06（另有 2 条）"
+    ),
+    "input cat: top-1 is 3 where the reference has 5 with a margin of 0.2; only a margin below 0.1 "
+    "may flip": ("输入 cat：Top-1 为 3，而参考为 5，间隔 0.2；只有间隔小于 0.1 时才允许不同"),
+    "no: operator 3 aten.conv at a.b: 12 times its bound (found 1 at [0, 1], exact 2)": (
+        "否：算子 3（aten.conv，位于 a.b）的误差为其误差界的 12 倍"
+        "（在 [0, 1] 处得到 1，精确值为 2）"
+    ),
+    "input a, already on the reference's device: error 0.1 of column 2 of head b where float32 "
+    "allows 0.01": (
+        "输入 a，在参考设备上运行时已经不同：输出头 b 第 2 列的误差为 0.1，float32 允许 0.01"
+    ),
+    "reference, input cat: nan in column 3": "参考，输入 cat：第 3 列为 nan",
+    "outputs of input a use 8 mantissa bits where the reference uses 24: the port rounds them, or "
+    "stores them in fewer bits": (
+        "输入 a 的输出使用 8 位尾数，而参考使用 24 位：移植版本对其做了舍入，或以更少的位数存储"
+    ),
+    "conv keeps 7 mantissa bits of its operands (bf16) where the device promises hf32": (
+        "conv 的操作数只保留 7 位尾数（bf16），而设备声明为 hf32"
+    ),
+    "aten.relu of the reference is missing, at layer1": "缺少参考中的 aten.relu（位于 layer1）",
+    "a, 10 parameters; weights pretrained: b. Inputs: 3; crop 8 (configuration). Reference: c.": (
+        "a，参数量 10；权重为预训练权重：b。输入 3 个；预处理：crop 8（配置文件）。参考：c。"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", FINDINGS)
+def test_findings_in_chinese(text):
+    assert terms.translator("zh")(text) == FINDINGS[text]
+
+
+def test_every_word_of_a_translated_sentence_is_one_that_the_code_writes():
+    """A sentence whose words were changed in the code would stay English."""
+    package = ROOT / "npu_parity"
+    texts = [package / "report/templates/page.html", *(package / "data/about").glob("*.yaml")]
+    written = [file.read_text(encoding="utf-8") for file in texts]
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                written.append(node.value)
+    words = set(re.findall(r"\w+", "\n".join(written)))
+    known = yaml.safe_load((package / "report" / terms.FILES["zh"]).read_text(encoding="utf-8"))
+    for text in known:
+        found = re.findall(r"\w+", re.sub(r"\{n?\}", " ", text))
+        assert found == [] or {*found} <= words, (text, {*found} - words)
+
+
 def test_words_of_classes_and_files_are_not_translated():
     frame = tables.pd.DataFrame(
         [{"Input": "mean", "npu predicted": "yes", "npu predicted match": "yes"}]
@@ -230,7 +287,7 @@ def test_names_and_findings_may_be_anything(language):
     found["verdict_line"] = f"FAIL (question 3, same answer: {reason})"
     found["questions"][2].update(passed=False, findings=[reason])
     text = cards.body(odd, texts("resnet34"), language)
-    assert "`nan`" in text and f"`{reason}`" in text
+    assert "`nan`" in text and f"`{terms.translator(language)(reason)}`" in text
 
 
 def test_unknown_language_and_hub():

@@ -155,14 +155,14 @@ def test_defaults_are_not_shared(load):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"modles": {}}, "the configuration: unknown key 'modles'; did you mean 'models'?"),
+        ({"modles": {}}, "the top level: unknown key 'modles'; did you mean 'models'?"),
         (
             {"models__net__wieghts": []},
             "models.net: unknown key 'wieghts'; did you mean 'weights'?",
         ),
         ({"devices__npu__numerics__cnov": "hf32"}, "unknown key 'cnov'; did you mean 'conv'?"),
         ({"latency__zzz": 1}, "latency: unknown key 'zzz'; expected one of batch_sizes, warmup"),
-        ({"models": DELETE}, "the configuration: the key 'models' is missing"),
+        ({"models": DELETE}, "the top level: the key 'models' is missing"),
         ({"models__net__weights": DELETE}, "models.net: the key 'weights' is missing"),
         ({"devices__npu__backend": DELETE}, "devices.npu: the key 'backend' is missing"),
         ({"models__net__seeded": {"tensors": ["a"]}}, "the key 'seed' is missing"),
@@ -309,7 +309,7 @@ def test_what_snakemake_reads_by_itself_is_checked_too(load, value, words):
 
 @pytest.mark.parametrize("content", ["", "a list", "- a\n- list\n", "3"])
 def test_something_else_than_a_mapping(refusal, content):
-    assert "config.yaml: the configuration: found" in refusal(content)
+    assert "config.yaml: the top level: found" in refusal(content)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The workflow with weights from both hubs, through their own clients: online, then offline."""
 
 import inspect
+import json
 import shutil
 from copy import deepcopy
 
@@ -24,6 +25,9 @@ LITE0 = "timm/tf_efficientnet_lite0.in1k"
 SMALL = {
     "net": ("tiny.py:net", "modelscope:owner/net"),
     "test_resnet": ("timm:test_resnet", "huggingface:timm/test_resnet.r160_in1k"),
+}
+PROCESSOR = {"do_resize": True, "size": 9, "resample": 3, "image_mean": [0.1] * 3} | {
+    "image_std": [0.3] * 3
 }
 # For each system of the project: the network whose weights a hub has, the file and its repository.
 PUBLISHED = {
@@ -73,6 +77,7 @@ def project(server, tmp_path_factory):
         weights = drawn(f"{project.folder / file}:{function}" if own else architecture)
         server.add(source.partition(":")[2], "model.safetensors", save(weights))
     del models["test_resnet"]["preprocessing"]  # that of the weights
+    server.add("owner/net", "preprocessor_config.json", json.dumps(PROCESSOR).encode(), lfs=False)
     project.configure(lambda config: config.update(models=models))
     project.env = server.env()
     project.succeed("all", "verify")
@@ -86,6 +91,13 @@ def test_the_main_job_runs_on_weights_of_a_hub(project):
         assert project.json(f"results/{name}/npu/predicted/metrics.json")
     chosen = project.json("results/test_resnet/inputs.json")["preprocessing_from"]
     assert chosen["mean"] == "timm test_resnet.r160_in1k"
+    of_hub = project.json("results/net/inputs.json")
+    origin = "modelscope:owner/net/preprocessor_config.json"
+    assert (
+        of_hub["preprocessing_from"]["mean"] == origin and of_hub["preprocessing"]["std"][0] == 0.3
+    )
+    assert of_hub["preprocessing_from"]["crop"] == "configuration"
+    assert origin in (project.folder / "weights.lock.yaml").read_text()
     rows = project.json("results/summary.json")["rows"]
     assert {row["system"] for row in rows} == {*SMALL}
     assert "| trained" in (project.folder / "results/tables/overview.md").read_text()
@@ -176,8 +188,8 @@ def test_a_byte_that_changed_on_a_hub_is_refused_with_both_hashes(small, server)
     assert "npu-parity accept 'modelscope:owner/small'" in line
 
 
-def test_every_systems_weights_arrive_from_its_hubs(server, tmp_path):
-    """Only the rule `weights` runs, since these networks are large.
+def test_every_system_runs_on_the_weights_of_its_hubs(server, tmp_path):
+    """Weights arrive from each hub, and outputs from one of them. One system runs to its card.
 
     EfficientNet-Lite0 is above; resnet34 has no weights on a hub, svhn has some on ModelScope only.
     """
@@ -196,10 +208,30 @@ def test_every_systems_weights_arrive_from_its_hubs(server, tmp_path):
             hub = source.partition(":")[0]
             if hub in HUBS:
                 assert repo in source
-                models[f"{name}_{hub}"] = {**OWN[name], "weights": [source], "tables": ["runs"]}
+                models[f"{name}_{hub}"] = {
+                    **OWN[name],
+                    "weights": [source],
+                    "inputs": OWN[name]["inputs"][-1:],
+                }
     assert len(models) == 7
     project.configure(lambda config: config.update(models=deepcopy(models)))
-    project.succeed(*(f"results/{name}/weights.safetensors" for name in models))
+    computed = {next(m for m in models if m.startswith(name)): name for name in PUBLISHED}
+    project.succeed(
+        *(f"results/{name}/weights.safetensors" for name in models),
+        *(f"results/{name}/cpu/measured/outputs.npy" for name in computed),
+        "results/convnextv2_atto_modelscope/card.md",
+    )
+    for name, own in computed.items():
+        run = project.json(f"results/{name}/cpu/measured/run.json")
+        whole = json.loads((ROOT / f"results/{own}/cpu/measured/run.json").read_text())
+        assert run["shape"][1] == whole["shape"][1]
+        about = project.json(f"results/{name}/weights.json")
+        assert run["sha256"]["weights"] == about["sha256"] and about["cache"] is None
+        tag = PUBLISHED[own][2].removeprefix("timm/")
+        origins = project.json(f"results/{name}/inputs.json")["preprocessing_from"].values()
+        assert (f"timm {tag}" in origins) == PUBLISHED[own][2].startswith("timm/")
+    card = (project.folder / "results/convnextv2_atto_modelscope/card.md").read_text()
+    assert "modelscope:timm/convnextv2_atto.fcmae_ft_in1k" in card and "npu predicted" in card
     for name, settings in models.items():
         state = served[name.rpartition("_")[0]]
         about = project.json(f"results/{name}/weights.json")

@@ -13,11 +13,14 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from hub_server import NOWHERE, HubServer, hub_env, process
 
 from npu_parity.errors import Absent, ParityError, Unavailable
 from npu_parity.sources import clients, faults, hub_cache, hubs
+from npu_parity.sources.preprocessing import Preprocessing
 from npu_parity.sources.repositories import Request
+from npu_parity.sources.weights import beside
 
 pytestmark = pytest.mark.slow
 
@@ -574,3 +577,93 @@ def test_offline_mode(server):
         error = pool.submit(hubs.fetch, asked).exception(30)
     assert isinstance(error, ParityError) and "offline mode is set" in str(error)
     assert not server.requests
+
+
+# The preprocessing beside the weights
+
+PROCESSOR = {"do_resize": True, "size": 40, "do_center_crop": True, "crop_size": 32} | {
+    "resample": 3,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.25] * 3,
+}
+TIMM = {"input_size": [3, 32, 32], "crop_pct": 0.8, "mean": [0.4] * 3, "std": [0.2] * 3}
+TIMM = {"architecture": "x", "pretrained_cfg": TIMM | {"interpolation": "bicubic"}}
+
+
+def prepared(weights, lock, unreachable=()):
+    """Settings and origins, as scripts/inputs.py finds them."""
+    found = Preprocessing("own.py:net", {}, weights, beside(lock, dict(unreachable)))
+    return found.settings, found.origins
+
+
+@pytest.fixture
+def prepare(running, tmp_path):
+    def prepare(*weights, **options):
+        lock = tmp_path / "weights.lock.yaml"
+        return running[1].submit(prepared, weights, lock, **options).result(timeout=30)
+
+    return prepare
+
+
+@pytest.mark.parametrize("folder", ["", "onnx/"])
+def test_the_processor_beside_the_weights_says_it(hub, server, repo, prepare, tmp_path, folder):
+    server.add(repo, f"{folder}net.pth", OLD)
+    for name, data in (("config.json", TIMM), ("preprocessor_config.json", PROCESSOR)):
+        server.add(repo, folder + name, json.dumps(data).encode(), lfs=False)
+    settings, origins = prepare(f"{hub}:{repo}/{folder}net.pth", "seed:1")
+    assert (settings["resize"], settings["crop"], settings["mean"]) == (40, 32, [0.5] * 3)
+    origin = f"{hub}:{repo}/{folder}preprocessor_config.json"
+    assert set(origins.values()) == {origin, "default"}
+    locked = yaml.safe_load((tmp_path / "weights.lock.yaml").read_text())
+    assert [*locked] == [origin]
+
+
+def test_timms_config_of_any_repository_says_it(hub, server, repo, prepare):
+    server.add(repo, "config.json", json.dumps(TIMM).encode(), lfs=False)
+    settings, origins = prepare(f"{hub}:{repo}")
+    assert (settings["resize"], settings["crop"], settings["std"]) == (40, 32, [0.2] * 3)
+    assert origins["std"] == f"{hub}:{repo}/config.json"
+
+
+def test_the_revision_of_the_weights_counts(hub, server, repo, prepare):
+    server.add(repo, "preprocessor_config.json", json.dumps(PROCESSOR).encode(), "v1", lfs=False)
+    assert prepare(f"{hub}:{repo}@v1/m.pth")[0]["crop"] == 32
+    assert prepare(f"{hub}:{repo}/m.pth")[0]["crop"] == 224
+
+
+def test_a_repository_that_says_nothing_or_does_not_exist(hub, server, repo, prepare):
+    for weights in (f"{hub}:{repo}", f"{hub}:owner/nothing"):
+        settings, origins = prepare(weights)
+        assert settings["crop"] == 224 and origins["crop"] == "ImageNet's usual values"
+
+
+def test_the_cache_says_it_if_the_hub_is_out_of_reach(hub, server, repo, prepare):
+    server.add(repo, "preprocessor_config.json", json.dumps(PROCESSOR).encode(), lfs=False)
+    first = prepare(f"{hub}:{repo}")
+    server.requests.clear()
+    assert prepare(f"{hub}:{repo}", unreachable={hub: "no answer"}) == first
+    settings, _ = prepare(f"{hub}:owner/unknown", unreachable={hub: "no answer"})
+    assert settings["crop"] == 224 and not server.requests
+
+
+def test_a_processor_that_changed_is_refused(hub, server, repo, prepare):
+    server.add(repo, "preprocessor_config.json", json.dumps(PROCESSOR).encode())
+    prepare(f"{hub}:{repo}")
+    server.add(repo, "preprocessor_config.json", json.dumps(PROCESSOR | {"size": 41}).encode())
+    with pytest.raises(ParityError, match=r"accept '.*preprocessor_config\.json'"):
+        prepare(f"{hub}:{repo}")
+
+
+def test_a_damaged_processor_is_one_line_with_its_source(hub, server, repo, prepare):
+    server.add(repo, "preprocessor_config.json", b"{", lfs=False)
+    with pytest.raises(ParityError) as error:
+        prepare(f"{hub}:{repo}")
+    assert str(error.value).startswith(f"{hub}:{repo}/preprocessor_config.json: no preprocessing")
+
+
+def test_two_hubs_that_differ_are_a_question(server, prepare):
+    for kind, mean in (("a", 0.5), ("b", 0.4)):
+        data = json.dumps(PROCESSOR | {"image_mean": [mean] * 3}).encode()
+        server.add(f"owner/{kind}", "preprocessor_config.json", data, lfs=False)
+    with pytest.raises(ParityError, match="differ in mean; add preprocessing"):
+        prepare("modelscope:owner/a", "huggingface:owner/b")

@@ -98,7 +98,7 @@ def test_weights_of_timm_in_another_architecture_say_it(source):
 
 def test_what_says_nothing_gives_the_default_of_the_architecture():
     weights = ["package:a/b.pth", "path:a.pth", "modelscope:Own/svhn.v2/model-*.pth", "seed:42"]
-    assert pretrained.telling(weights) == []
+    assert pretrained.telling(weights) == pretrained.asked(weights) == weights[2:3]
     assert Preprocessing("torchvision:resnet50", {}, weights).settings["resize"] == 232
     found = Preprocessing("own.py:net", {}, weights)
     assert {key: found.settings[key] for key in IMAGENET} == IMAGENET

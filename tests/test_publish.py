@@ -1,11 +1,14 @@
 """The repository of a port is complete, runs alone, and is uploaded only if the user says so."""
 
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -16,6 +19,7 @@ from project import finished, sha256
 from npu_parity import __main__ as main
 from npu_parity.errors import ParityError
 from npu_parity.report import publish as publishing
+from npu_parity.report import screenshots
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +27,13 @@ FILES = {
     *(".gitattributes", "config.yaml", "readme.md", "requirements.txt"),
     *("inference.py", "compare_cpu_npu.py", "eval/eval_accuracy.py", "eval/eval_performance.py"),
     *("logs/accuracy_compare.log", "logs/summary.json", "results/accuracy_eval.json"),
-    *("assets/divergence.svg", "tiny.py", "labels.txt", "npu_parity/__init__.py"),
+    *(
+        "assets/divergence.svg",
+        "assets/inference.svg",
+        "tiny.py",
+        "labels.txt",
+        "npu_parity/__init__.py",
+    ),
     *("results/net/weights.safetensors", "results/net/inputs.npy", "results/net/card.zh.md"),
     "results/net/npu/predicted/metrics.json",
 }
@@ -96,6 +106,73 @@ def test_the_readme_is_the_card_for_the_hub(folder):
     text = (folder / "readme.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlicense: apache-2.0\n") and "hardware: NPU" in text
     assert "](assets/divergence.svg)" in text and "并非 NPU 实测" in text
+
+
+# Screenshots
+
+
+def test_the_readme_shows_what_inference_really_prints(folder):
+    svg = (folder / "assets/inference.svg").read_text(encoding="utf-8")
+    shown = html.unescape(re.sub(r"<[^>]+>", " ", svg)).replace("\xa0", " ")
+    assert "$ python inference.py --device cpu" in shown
+    printed = script(folder, "inference.py", "--device", "cpu").stdout
+    scores = re.findall(r"\b[01]\.\d{6}$", printed, re.MULTILINE)  # times differ
+    assert len(scores) >= 10 and all(score in shown for score in scores)
+    assert "http" not in svg.replace("http://www.w3.org/", "").replace("https://www.textualize", "")
+    assert "](assets/inference.svg)" in (folder / "readme.md").read_text(encoding="utf-8")
+
+
+def test_a_program_that_fails_or_prints_much(tmp_path):
+    (tmp_path / "fails.py").write_text("import sys; sys.exit('error: no device')")
+    with pytest.raises(ParityError, match=r"^`python fails.py` failed: no device$"):
+        screenshots.terminal(["fails.py"], tmp_path)
+    (tmp_path / "much.py").write_text("print(*range(1000), sep='\\n')")
+    found = screenshots.terminal(["much.py"], tmp_path).replace("&#160;", " ")
+    assert f"… and {1000 - screenshots.MOST} more lines" in found and ">59<" in found
+
+
+def browser(folder, content):
+    """A Chromium of this test's own, the only one on the path."""
+    program = folder / "bin" / "chromium"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nimport sys\n{content}\n")
+    program.chmod(0o755)
+    return str(program.parent)
+
+
+def test_the_page_is_opened_by_the_browser_on_the_path(tmp_path, monkeypatch):
+    page, picture = tmp_path / "report.html", tmp_path / "page.png"
+    save = (
+        "[open(a[13:], 'w').write(sys.argv[-1]) for a in sys.argv if a.startswith('--screenshot')]"
+    )
+    monkeypatch.setenv("PATH", browser(tmp_path, save))
+    screenshots.page(page, picture)
+    assert picture.read_text() == page.as_uri()
+    picture.unlink()
+    (tmp_path / "bin/chromium").write_text(
+        f"#!{sys.executable}\nimport sys; sys.exit('no display')"
+    )
+    with pytest.raises(ParityError, match=r"^Chromium failed: no display$"):
+        screenshots.page(page, picture)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_picture_that_cannot_be_taken_is_named_with_the_reason(
+    project, tmp_path, monkeypatch, language
+):
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(screenshots, "find_spec", lambda name: None)
+    refuse = ParityError("`python inference.py` failed: no device")
+    monkeypatch.setattr(screenshots, "terminal", Mock(side_effect=refuse))
+    main.publish("net", tmp_path / "port", language=language)
+    text = (tmp_path / "port/readme.md").read_text(encoding="utf-8")
+    said = {
+        "en": ("`assets/page.png` is left out: no Chromium was found.", "left out: `python inf"),
+        "zh": ("未生成 `assets/page.png`：未找到 Chromium。", "未生成 `assets/inference.svg`：`py"),
+    }
+    assert all(words in text for words in said[language])
+    assert not (tmp_path / "port/assets/page.png").exists()
 
 
 def test_the_logs_say_that_nothing_ran_on_an_npu(folder):
@@ -236,7 +313,7 @@ def test_unknown_system_and_hub(project, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("hub", ["huggingface", "modelscope"])
 def test_upload_is_dry_until_yes(project, tmp_path, hub):
-    arguments = ("publish", "net", "--hub", hub, "--upload", "me/port", "--to")
+    arguments = ("publish", "net", "--hub", hub, "--no-screenshots", "--upload", "me/port", "--to")
     port = tmp_path / "port"
     with HubServer(tmp_path / "hub") as server, uploads(server) as taken:
         env = server.env() | {"HF_TOKEN": TOKEN, "MODELSCOPE_API_TOKEN": TOKEN}

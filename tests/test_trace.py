@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -75,8 +76,13 @@ def replaced(old, new, count=1):
     return lambda content: content.replace(old.encode(), new.encode(), count)
 
 
-def counted(*paths):
+def compared(*paths):
     return dict(trace([Path(path) for path in paths]))
+
+
+def counted(*paths):
+    """How many numbers each file has; a picture counts as one."""
+    return {path: int(text.split()[0].replace(",", "")) for path, text in compared(*paths).items()}
 
 
 def wrong(*paths):
@@ -119,6 +125,66 @@ def digit(place, pattern):
     changed = text[: end - 1] + new + text[end:]
     line = text[:end].count("\n") + 1
     return lambda _: changed.encode(), old, old[: end - match.start(1) - 1] + new, line
+
+
+# Pictures
+
+DRAWN = "results/svhn_digit/divergence.svg"
+MOVED = re.compile(rb"(M \d+\.\d)\d*")  # the first coordinate of a line
+
+
+def moved(by):
+    return lambda svg: MOVED.sub(lambda found: b"M %.6f" % (float(found[0][2:]) + by), svg, count=1)
+
+
+def test_a_picture_is_drawn_again(here):
+    assert compared(DRAWN) == {Path(DRAWN): "1 picture"}
+    here(DRAWN, moved(0.004))  # as another processor may round
+    assert compared(DRAWN) == {Path(DRAWN): "1 picture"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (moved(1), "the results give "),
+        (replaced("predicted</text>", "measured</text>"), "found 'npu measured', the results give"),
+        (replaced("#d55e00", "#009e73"), "the results give "),
+        (lambda svg: svg[: svg.rindex(b"</svg>")], " lines, the results give "),
+    ],
+)
+def test_a_picture_that_shows_something_else(here, edit, said):
+    here(DRAWN, edit)
+    line = wrong(DRAWN)
+    assert line.startswith(f"{DRAWN}, ") and said in line
+
+
+def test_a_picture_of_another_matplotlib_is_not_compared(here):
+    version = replaced(f"Matplotlib v{matplotlib.__version__}", "Matplotlib v3.0.1")
+    here(DRAWN, lambda svg: moved(50)(version(svg)))
+    assert compared(DRAWN) == {
+        Path(DRAWN): "1 picture not compared, because matplotlib 3.0.1 drew them"
+    }
+
+
+def test_a_picture_shows_other_numbers_than_the_results(here):
+    table = "results/svhn_digit/npu/predicted/divergence.csv"
+    here(table, lambda content: re.sub(rb"0\.00(\d)", rb"0.0\1", content))
+    assert wrong(DRAWN).startswith(f"{DRAWN}, line ")
+
+
+def test_pictures_in_the_page(here):
+    (of,) = (system for system in traced() if system.name == "svhn_digit")
+    drawn = page.pictures([of])
+    assert ("svhn_digit", "scatter") in drawn
+    shown = page.page(traced(), Report.read(Path("results")).left_out, drawn)
+    here("results/report.html", lambda _: shown.encode())
+    assert compared("results/report.html")[Path("results/report.html")].endswith(
+        f", {len(drawn)} pictures"
+    )
+    name, picture = drawn.popitem()
+    text = page.page(traced(), Report.read(Path("results")).left_out, {name: moved(3)(picture)})
+    Path("results/report.html").write_text(text, encoding="utf-8")
+    assert f", picture {name[1]} of svhn_digit, line " in wrong("results/report.html")
 
 
 DOCUMENTS = {

@@ -1,17 +1,20 @@
 """The wheels of a bundle: from the lock, for another machine, installed without a network."""
 
 import functools
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import threading
 import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from project import ROOT, sha256
+from project import ROOT, SMALL, Project, sha256
 
 from npu_parity.errors import ParityError
 from npu_parity.sources import wheels
@@ -50,7 +53,8 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def wheel(folder, name, version, tag="py3-none-any"):
+def wheel(folder, name, version, tag="py3-none-any", **files):
+    """Write a wheel with one module, and files by name; `entry_points` is one of its metadata."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{version}-{tag}.whl"
     about = f"{name}-{version}.dist-info"
@@ -60,6 +64,9 @@ def wheel(folder, name, version, tag="py3-none-any"):
             f"{about}/METADATA",
             f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n",
         )
+        for file, content in files.items():
+            inside = f"{about}/{file}.txt" if file == "entry_points" else f"{name}.{file}"
+            archive.writestr(inside, content)
         archive.writestr(f"{about}/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
         archive.writestr(f"{about}/RECORD", f"{name}.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n")
     listed(folder)
@@ -149,6 +156,82 @@ def test_a_bundle_installs_itself_without_a_network(project):
         [project / ".venv/bin/python", "-I", "-c", code], capture_output=True, text=True
     )
     assert done.stdout.strip() == "2.0", done.stderr
+
+
+WHOLE = """
+[project]
+name = "npu-parity"
+version = "0.2.0"
+requires-python = ">=3.11"
+dependencies = ["alpha"]
+
+[project.optional-dependencies]
+cpu = ["host==1.0"]
+
+[build-system]
+requires = ["uv_build>=0.9"]
+build-backend = "uv_build"
+
+[tool.uv.build-backend]
+module-root = ""
+"""
+
+
+def test_make_in_a_bundle_runs_a_system_without_a_network(tmp_path, monkeypatch):
+    """The wheel of `host` stands for all large packages: it leads to those of this environment."""
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
+        pytest.skip("a network namespace is not permitted")
+    online = Project.make(tmp_path / "online", SMALL)
+    online.configure(lambda config: config["devices"].pop("absent"))
+    for name in ("Makefile", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, online.repository)
+    (online.repository / "pyproject.toml").write_text(WHOLE)
+    index, packages = tmp_path / "index", sysconfig.get_paths()["purelib"]
+    wheel(index / "alpha", "alpha", "1.0")
+    script = "[console_scripts]\nsnakemake = snakemake.cli:main\n"
+    wheel(index / "host", "host", "1.0", pth=packages, entry_points=script)
+    handler = functools.partial(Quiet, directory=index)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setenv("PIP_INDEX_URL", url)
+        monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+        lock = [UV, "lock", "--quiet", "--default-index", url]
+        subprocess.run(lock, cwd=online.repository, check=True)
+        monkeypatch.setenv("UV_OFFLINE", "1")  # pip and uv_build are in the cache of uv
+        packed = subprocess.run(
+            [
+                *(sys.executable, "-m", "npu_parity", "bundle", "--to", "b.tar"),
+                *("--environment", "cpu", "--platform", os.uname().machine),
+                *("--python", "{}.{}".format(*sys.version_info)),
+            ],
+            cwd=online.folder,
+            env=online.command()["env"],
+            capture_output=True,
+            text=True,
+        )
+        server.shutdown()
+    assert packed.returncode == 0, packed.stderr
+    with tarfile.open(online.folder / "b.tar") as archive:
+        archive.extractall(tmp_path, filter="data")
+    bundle = tmp_path / "b"
+    assert "make EXTRA=cpu" in (bundle / "BUNDLE.txt").read_text()
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        ["unshare", "--net", "make", "EXTRA=cpu", "CORES=2"],
+        cwd=bundle,
+        env=kept | {"HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    rows = json.loads((bundle / "results/summary.json").read_text())["rows"]
+    assert {(row["system"], row["device"], row["run"]) for row in rows} == {
+        ("net", "cpu", "measured"),
+        ("net", "npu", "predicted"),
+    }
+    assert (bundle / ".venv/.ready").read_text() == "cpu\n"
 
 
 def test_make_needs_no_uv_in_a_bundle(tmp_path):

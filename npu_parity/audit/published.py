@@ -6,43 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from npu_parity import evidence
-from npu_parity.audit import predicted
-from npu_parity.audit.consistency import Facts, Finding, check
-from npu_parity.audit.figures import Report, interval, name_of, read
+from npu_parity.audit import claims, listed, predicted
+from npu_parity.audit.claims import Claims
+from npu_parity.audit.consistency import Finding, check
+from npu_parity.audit.figures import Report, read
 from npu_parity.errors import ParityError, shorten
 from npu_parity.verdict.questions import FLAT, SATURATED
 
 LARGEST = 2**23  # bytes of a report
 
-OUTPUTS = re.compile(
-    r"(?:output[ _]?shape|输出形状)\W{0,4}\[\s*\d+\s*,\s*(\d+)\s*\]|(\d+)\s*维"
-    r"|(?<![-\d])(\d{2,})\s*个?类|(\d+)\s*(?:classes|outputs)\b",
-    re.IGNORECASE,
-)
-INPUTS = re.compile(
-    r"(\d+)\s*(?:张(?!.{0,20}(?:卡|NPU|GPU))|个?随机样本)"
-    r"|(?<!batch of )\b(\d+)\s+(?:\w+\s+)?(?:images?|photographs?|samples)\b",
-    re.IGNORECASE,
-)
-FEATURES = re.compile(
-    r"num_classes\s*=\s*0|(?:输出形状|output[ _]?shape).*(?:features|特征)", re.IGNORECASE
-)
-RANKED = re.compile(r"top-?[15][_ -]?(?:match|overlap)|top-?[15].{0,6}(?:一致|匹配)", re.IGNORECASE)
-VARIABLE = r"(?:\$\{?[A-Za-z_]\w*\}?|\{\{.*?\}\})"
-# A variable as the whole value of a field, also where a table lost its bars.
-UNEXPANDED = re.compile(rf"(?:[|:：=]|[\u4e00-\u9fff])\s*`?({VARIABLE})`?\s*(?:\||$)")
-FENCE = re.compile(r"^\s*```")
-RANDOM = re.compile(
-    r"随机初始化|manual_seed|random(?:ly)?[ _]initiali[sz]ed|random weights", re.IGNORECASE
-)
-TOP1 = re.compile(r"(?:CPU|NPU|GPU).*top-?1", re.IGNORECASE)
-SCORE = re.compile(r"分数|概率|置信度|score|prob", re.IGNORECASE)
-FIRST = re.compile(r"^\s*1[.、)]\s.*?[-:：]\s*(?P<score>[01]\.\d+)\s*$", re.MULTILINE)
-
 # What a reader needs to believe a report, and how its presence shows.
 NEEDED = {
     "the SHA-256 of the weights and of the inputs": r"\b[0-9a-f]{64}\b",
-    "the number of inputs": INPUTS.pattern,
+    "the number of inputs": rf"{claims.INPUTS.pattern}|^inputs: \d",
     "an L2 error, which weighs all outputs": r"L2",
     "the switches of the device (allow_hf32, precision)": r"hf32|precision_mode|cube_math",
     "the number of timed passes, with warm-up": r"预热|warm-?up",
@@ -93,15 +69,27 @@ def audit(text: str, results: Path | None = None) -> Audit:
     ['mean_abs_error 0.020 (line 2) and max_abs_error 0.010 (line 1): not mean_abs_error ≤ ...']
     """
     report = read(text)
-    text = report.text
-    outputs = None if FEATURES.search(text) else _only(OUTPUTS, text)  # classes are no features
-    facts = Facts(outputs, inputs=_only(INPUTS, text))
-    missing = [need for need, sign in NEEDED.items() if not re.search(sign, text, re.IGNORECASE)]
+    return _audit(report, claims.of(report), results)
+
+
+def audit_file(path: Path, results: Path | None = None) -> Audit:
+    """Audit a report, or a YAML file with its figures; see `audit`.
+
+    Raises:
+        ParityError: the file cannot be read, or a YAML file violates its schema.
+    """
+    if path.suffix in listed.SUFFIXES:
+        return _audit(*listed.read(path), results)
+    return audit(read_report(path), results)
+
+
+def _audit(report: Report, said: Claims, results: Path | None) -> Audit:
+    flags = re.IGNORECASE | re.MULTILINE
+    missing = [need for need, sign in NEEDED.items() if not re.search(sign, report.text, flags)]
     if not report.figures:
         missing.insert(0, "figures: none was found")
-    random = RANDOM.search(text) is not None
-    fitting = list(predicted.fits(report, random, results)) if results else []
-    return Audit(check(report, facts), list(weaknesses(report, facts)), fitting, missing)
+    fitting = list(predicted.fits(report, bool(said.random), results)) if results else []
+    return Audit(check(report, said.facts), list(weaknesses(report, said)), fitting, missing)
 
 
 def read_report(path: Path) -> str:
@@ -116,17 +104,19 @@ def read_report(path: Path) -> str:
         raise ParityError(f"{path}: this is not UTF-8; save the file as UTF-8") from None
 
 
-def weaknesses(report: Report, facts: Facts) -> Iterator[str]:
+def weaknesses(report: Report, said: Claims) -> Iterator[str]:
     """Yield why the figures prove little, even if all of them are true."""
     yield from _error_rate(report)
-    yield from _one_class(report)
-    text = report.text
-    if FEATURES.search(text) and RANKED.search(text):
+    for classes in said.classes:
+        if len(classes) > 1 and len(set(classes)) == 1:
+            yield f"all {len(classes)} inputs have the top-1 class {classes[0]}"
+            break
+    if said.features and said.ranked:
         yield "the outputs are features, so top-1 and top-5 rank no classes"
-    yield from _softmax(report, facts)
-    if found := RANDOM.search(text):
-        yield f"weights are random ({found[0]}), so no answer can be right or wrong"
-    yield from _unfilled(report)
+    yield from _softmax(said)
+    if said.random:
+        yield f"weights are random ({said.random}), so no answer can be right or wrong"
+    yield from said.unfilled
 
 
 def _error_rate(report: Report) -> Iterator[str]:
@@ -142,45 +132,10 @@ def _error_rate(report: Report) -> Iterator[str]:
                 return
 
 
-def _one_class(report: Report) -> Iterator[str]:
-    for (_, header), *rows in report.tables:
-        for index, head in enumerate(header):
-            classes = [cells[index] for _, cells in rows if index < len(cells)]
-            named = index and TOP1.search(head) and not SCORE.search(head)
-            if named and len(classes) > 1 and len(set(classes)) == 1:
-                yield f"all {len(classes)} inputs have the top-1 class {classes[0]}"
-                return
-
-
-def _softmax(report: Report, facts: Facts) -> Iterator[str]:
+def _softmax(said: Claims) -> Iterator[str]:
     """Probabilities of the best class that show saturated or flat softmax."""
-    texts = [f.text for f in report.named("top1_score")]
-    texts += [found["score"] for found in FIRST.finditer(report.text)]
-    for (_, header), *rows in report.tables:
-        scores = [index for index, head in enumerate(header) if SCORE.search(head)]
-        best = [c for _, c in rows if re.fullmatch(r"(?:Top-?)?1", c[0], re.IGNORECASE)]
-        texts += [cells[index] for cells in best for index in scores if index < len(cells)]
-    ends = [found for text in texts if (found := interval(text)) and found[1] > 0]
+    ends, outputs = [score for score in said.scores if score[1] > 0], said.facts.outputs
     if ends and all(low > SATURATED for low, _ in ends):
         yield f"softmax is saturated: the best class has a probability above {SATURATED:g}"
-    if ends and facts.outputs and all(high < FLAT / facts.outputs for _, high in ends):
-        yield f"softmax is flat: no class exceeds {FLAT:g} times 1/{facts.outputs}"
-
-
-def _unfilled(report: Report) -> Iterator[str]:
-    """Yield fields that are blank or have the name of a variable. Code has variables of its own."""
-    code = False
-    for number, line in enumerate(report.text.splitlines(), 1):
-        code ^= bool(FENCE.match(line))
-        if not code and (found := UNEXPANDED.search(line)):
-            yield f"line {number}: {found[1]} is a variable without its value"
-    for _, *rows in report.tables:
-        for number, cells in rows:
-            if len(cells) == 2 and not cells[1] and name_of(cells[0]):
-                yield f"line {number}: {shorten(cells[0], 60)} is blank"
-
-
-def _only(pattern: re.Pattern[str], text: str) -> int | None:
-    """Return the number that all matches agree on; None if there is no such number."""
-    numbers = {int(next(filter(None, found.groups()))) for found in pattern.finditer(text)}
-    return numbers.pop() if len(numbers) == 1 and numbers != {0} else None
+    if ends and outputs and all(high < FLAT / outputs for _, high in ends):
+        yield f"softmax is flat: no class exceeds {FLAT:g} times 1/{outputs}"

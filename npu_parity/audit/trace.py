@@ -7,9 +7,10 @@ derived one within the tolerance of `npu_parity.evidence.tolerance`. A printed n
 derived figure, rounded; near a boundary of rounding, that of a figure moved by the tolerance.
 
 Other numbers have no array: counts of parameters and threads, errors of operators, published
-figures. They are compared with the file that states them.
+figures. They are compared with the file that states them. Pictures are drawn again.
 """
 
+import base64
 import contextlib
 import io
 import json
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from npu_parity.audit import derive
+from npu_parity.audit import derive, pictures
 from npu_parity.backends import heads
 from npu_parity.backends.device import Device
 from npu_parity.errors import ParityError, first_line, shorten
@@ -34,6 +35,7 @@ from npu_parity.evidence import manifest
 from npu_parity.report import (
     about,
     cards,
+    figures,
     origin,
     page,
     readme,
@@ -55,6 +57,10 @@ FIGURES = ("metrics", "latency")  # the JSON files of runs that are derived
 # Parts of a page without numbers of results: the library of tables, and pictures.
 OPAQUE = re.compile(r"<(script|style)\b.*?</\1>|base64,[^\"]*", re.DOTALL)
 PICTURE = re.compile(r'data-picture="(\S+) (\w+)"')
+EMBEDDED = re.compile(
+    r'data-picture="(\S+) (\w+)"><img [^>]*?src="data:image/svg\+xml;base64,([^"]*)"'
+)
+DRAWN = "*/divergence.svg"
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 RULE = re.compile(r"^\|[:|-]+\|$", re.MULTILINE)  # the line below a header in Markdown
 
@@ -75,26 +81,12 @@ class Derived(results.Traced):
 
     def rows(self, name: str) -> pd.DataFrame:
         """Return a CSV file."""
-        text = _text(self.folder / name)
-        try:
-            frame = pd.read_csv(io.StringIO(text), dtype={"module": str, "operator": str})
-        except ValueError as error:
-            raise ParityError(f"{self.folder / name}: {first_line(error)}") from None
+        frame = _frame(self.folder / name)
         return results.with_origins(frame, str(self.folder / name))
 
     def outputs(self, run: str) -> np.ndarray[Any, Any]:
         """Return the array of a run; ParityError if it is not the one that run.json states."""
-        path = self.folder / run / "outputs.npy"
-        stated = _json(path.with_name("run.json"))["sha256"]["outputs"]
-        if not path.is_file():
-            raise ParityError(f"{path} is missing: {manifest.mend(path)}")
-        if (found := manifest.sha256(path)) != stated:
-            raise ParityError(
-                f"{path}: found SHA-256 {found[:12]}…, run.json states {stated[:12]}…: the array "
-                "was changed, or belongs to another run"
-            )
-        array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
-        return array
+        return _array(self.folder, run)
 
     def _compared(self, run: str, found: Mapping[str, Any]) -> dict[str, Any]:
         device, _, kind = run.partition("/")
@@ -124,6 +116,22 @@ class Derived(results.Traced):
             return array
         theirs = _json(self.folder / run / "run.json")["heads"] or shapes
         return heads.aligned(array, shapes, theirs)
+
+
+class Stated(results.System):
+    """A system with figures as its files state them. No manifest is asked. Pictures show these."""
+
+    def read(self, name: str) -> Any:
+        """Return a JSON file."""
+        return _json(self.folder / name)
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """Return a CSV file."""
+        return _frame(self.folder / name)
+
+    def outputs(self, run: str) -> np.ndarray[Any, Any]:
+        """Return the array of a run."""
+        return _array(self.folder, run)
 
 
 def _moved(system: results.System, by: int) -> results.System:
@@ -172,6 +180,11 @@ class Report:
             for name, settings in self.settings.items()
         ]
         return [systems, *([_moved(system, by) for system in systems] for by in (-1, 1))]
+
+    def drawn(self, name: str) -> results.System:
+        """Return a system for its pictures."""
+        folder, settings = self.folder / name, dict(self.settings[name])
+        return results.describe(folder, self.runs, settings, Stated)
 
 
 Systems = Sequence[results.System]
@@ -222,14 +235,15 @@ DOCUMENTS: dict[str, Callable[[Report, Systems, str, str], str]] = {
 }
 
 
-def trace(paths: Sequence[Path]) -> Iterator[tuple[Path, int]]:
-    """Derive the numbers of files again; yield each file and how many numbers it has.
+def trace(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Derive the numbers of files again; yield each file and what was compared in it.
 
     Args:
         paths: documents, files of results, or folders of results.
 
     Raises:
-        ParityError: a number is not the derived one, or a file cannot be traced.
+        ParityError: a number is not the derived one, a picture shows something else, or a file
+            cannot be traced.
     """
     for path in paths:
         if not path.exists():
@@ -259,26 +273,66 @@ def _files(report: Report, root: Path, path: Path) -> Iterator[Path]:
         return
     patterns = [
         *(f"{system}/*/*/{name}.json" for system in report.settings for name in FIGURES),
-        *("summary.json", *DOCUMENTS),
+        *("summary.json", DRAWN, *DOCUMENTS),
     ]
     found = dict.fromkeys(file for p in patterns for file in sorted(root.glob(p)))
     yield from (file for file in found if file.is_relative_to(path))
 
 
-def _checked(report: Report, file: Path, root: Path) -> int:
-    """Compare one file with the derived figures, and return how many numbers it has."""
+def _checked(report: Report, file: Path, root: Path) -> str:
+    """Compare one file with the derived figures, and return what it has."""
     if not file.is_relative_to(root):
-        return _markdown(report, Path(os.path.relpath(file)), root)
+        return _numbers(_markdown(report, Path(os.path.relpath(file)), root))
     name = file.relative_to(root).as_posix()
     if file.suffix == ".json":
-        return _figures(report, name)
+        return _numbers(_figures(report, name))
+    if fnmatchcase(name, DRAWN):
+        drawn = figures.svg(figures.divergence(report.drawn(name.partition("/")[0])))
+        return _pictures([(str(report.folder / name), _text(report.folder / name), drawn)])
     write = next((w for pattern, w in DOCUMENTS.items() if fnmatchcase(name, pattern)), None)
     if write is None:
         known = ", ".join([*DOCUMENTS, "summary.json", "metrics.json", "latency.json"])
         raise ParityError(f"{file}: this file cannot be traced, expected one of {known}")
     text = _text(report.folder / name)
     expected = [write(report, systems, name, text) for systems in report.readings]
-    return _same_words(report.folder / name, text, expected)
+    count = _numbers(_same_words(report.folder / name, text, expected))
+    return f"{count}, {_embedded(report, name, text)}" if PICTURE.search(text) else count
+
+
+def _numbers(count: int) -> str:
+    return f"{count:,} numbers"
+
+
+def _embedded(report: Report, name: str, text: str) -> str:
+    """Compare the pictures in a page with those that the results give."""
+    compared = []
+    for system, part, encoded in EMBEDDED.findall(text):
+        draw = page.PARTS[part].draw if part in page.PARTS else None
+        if (
+            draw is None
+            or system not in report.settings
+            or not (figure := draw(report.drawn(system)))
+        ):
+            raise ParityError(
+                f"{report.folder / name}: the results give no picture {system} {part}"
+            )
+        found = base64.b64decode(encoded).decode("utf-8", errors="replace")
+        place = f"{report.folder / name}, picture {part} of {system}"
+        compared.append((place, found, figures.svg(figure)))
+    return _pictures(compared)
+
+
+def _pictures(compared: Sequence[tuple[str, str, bytes]]) -> str:
+    """Compare pictures with themselves drawn again; ParityError at the first other one."""
+    versions = set()
+    for place, found, drawn in compared:
+        if version := pictures.other_version(found):
+            versions.add(version)
+        elif difference := pictures.difference(found, drawn.decode("utf-8")):
+            raise ParityError(f"{place}, {difference}")
+    count = f"{len(compared)} picture{'s' * (len(compared) != 1)}"
+    by = ", ".join(sorted(versions))
+    return f"{count} not compared, because matplotlib {by} drew them" if versions else count
 
 
 def _figures(report: Report, name: str) -> int:
@@ -422,6 +476,28 @@ def _count(data: Any) -> int:
     if isinstance(data, list):
         return sum(map(_count, data))
     return isinstance(data, int | float) and not isinstance(data, bool)
+
+
+def _array(folder: Path, run: str) -> np.ndarray[Any, Any]:
+    """Return the array of a run; ParityError if it is not the one that run.json states."""
+    path = folder / run / "outputs.npy"
+    stated = _json(path.with_name("run.json"))["sha256"]["outputs"]
+    if not path.is_file():
+        raise ParityError(f"{path} is missing: {manifest.mend(path)}")
+    if (found := manifest.sha256(path)) != stated:
+        raise ParityError(
+            f"{path}: found SHA-256 {found[:12]}…, run.json states {stated[:12]}…: the array "
+            "was changed, or belongs to another run"
+        )
+    array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
+    return array
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(io.StringIO(_text(path)), dtype={"module": str, "operator": str})
+    except ValueError as error:
+        raise ParityError(f"{path}: {first_line(error)}") from None
 
 
 def _text(path: Path) -> str:

@@ -61,8 +61,12 @@ class Document:
             self.lines[place] = None
 
 
-def read(path: str | Path) -> Document:
+def read(path: str | Path, as_written: bool = False) -> Document:
     """Read a YAML file.
+
+    Args:
+        path: the file.
+        as_written: keep every value as the text in the file, with all its digits.
 
     Raises:
         ParityError: the file is missing, unreadable, too large, not UTF-8, not YAML, or holds
@@ -73,7 +77,7 @@ def read(path: str | Path) -> Document:
     text = _text(path)
     try:
         root = yaml.compose(text, Loader=_Loader)
-        data = _Reader(path, lines).value(root, ()) if root else None
+        data = _Reader(path, lines, as_written).value(root, ()) if root else None
     except yaml.YAMLError as error:
         raise _not_yaml(path, text, error) from None
     except _TooMany:
@@ -135,8 +139,9 @@ def _too_deep(path: Path) -> ParityError:
 class _Reader:
     """Turns nodes into values, and notes their lines."""
 
-    def __init__(self, path: Path, lines: dict[Place, int | None]):
+    def __init__(self, path: Path, lines: dict[Place, int | None], as_written: bool):
         self.path, self.lines, self.count = path, lines, 0
+        self.as_written = as_written
 
     def value(self, node: yaml.Node, place: Place) -> Any:
         self.count += 1
@@ -174,7 +179,7 @@ class _Reader:
 
     def _scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
         text, kind = node.value, _tag(node)
-        if kind == "!!str":
+        if kind == "!!str" or self.as_written:
             return text
         if kind == "!!null" and text in ("", "~", "null", "Null", "NULL"):
             return None

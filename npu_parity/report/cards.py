@@ -5,7 +5,7 @@ unexpanded field is not written.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jinja2
@@ -50,7 +50,13 @@ TABLES: dict[str, Callable[[System], pd.DataFrame]] = {
 NAMES = ("answers", "published_answers", "images", "operators", "divergence", "files")
 
 
-def body(system: System, about: About, language: str = "en", published: bool = False) -> str:
+def body(
+    system: System,
+    about: About,
+    language: str = "en",
+    published: bool = False,
+    pictures: Mapping[str, str] | None = None,
+) -> str:
     """Return the card without a front matter.
 
     Args:
@@ -58,6 +64,8 @@ def body(system: System, about: About, language: str = "en", published: bool = F
         about: what people wrote about it.
         language: ``en`` or ``zh``.
         published: whether the card belongs to a folder of `publish`, which has its own scripts.
+        pictures: the screenshots in ``assets/`` of that folder; each with the reason why it is left
+            out, or "".
 
     Raises:
         ParityError: the language is unknown, or a field is empty or unexpanded.
@@ -92,6 +100,7 @@ def body(system: System, about: About, language: str = "en", published: bool = F
             columns=shape[1],
             input_shape=" × ".join(map(str, system.inputs["shape"][1:])),
             published=published,
+            screenshots={n: translate(reason) for n, reason in (pictures or {}).items()},
             picture="assets/divergence.svg" if published else "divergence.svg",
             npu_measured=[title(r) for r in hubs.on_npu(system, "/measured")],
             npu_predicted=[title(r) for r in hubs.on_npu(system, "/predicted")],
@@ -121,10 +130,16 @@ def _device(run: str) -> str:
     return run.partition("/")[0]
 
 
-def card(system: System, about: About, hub: str, language: str) -> str:
+def card(
+    system: System,
+    about: About,
+    hub: str,
+    language: str,
+    pictures: Mapping[str, str] | None = None,
+) -> str:
     """Return the card for a hub: front matter and body. Raises like `body` and `hubs.front`."""
     front = hubs.front(hub, system, about, language)
-    text = f"{front}\n{body(system, about, language, published=True)}"
+    text = f"{front}\n{body(system, about, language, True, pictures)}"
     require_complete(text, f"{system.name}, card for {hub}")
     return text
 

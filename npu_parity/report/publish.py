@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from npu_parity import evidence
+from npu_parity.backends.device import BACKENDS
 from npu_parity.errors import ParityError
 from npu_parity.evidence import manifest
 from npu_parity.evidence.files import PACKAGE
-from npu_parity.report import cards, graded, hubs
+from npu_parity.report import cards, graded, hubs, screenshots
 from npu_parity.report.about import About
 from npu_parity.report.results import System
 
@@ -42,6 +43,7 @@ def publish(
     folder: Path,
     hub: str = "gitcode",
     language: str = "en",
+    pictures: bool = True,
 ) -> list[str]:
     """Write the repository into a folder and return the names of its files.
 
@@ -53,13 +55,14 @@ def publish(
         folder: a new or an empty folder.
         hub: the hub whose front matter the readme has.
         language: of the readme, ``en`` or ``zh``.
+        pictures: whether to run inference.py and to open the page, for screenshots in the readme.
 
     Raises:
         ParityError: the folder is not empty or lies in results, a result is missing or was changed,
             or a file of the user lies outside the project. Nothing is written then.
     """
     _require_empty(folder)
-    readme = cards.card(system, about, hub, language)
+    cards.card(system, about, hub, language)  # a mistake is found before anything runs
     run = port_run(system)
     with tempfile.TemporaryDirectory(dir=_parent(folder), prefix=".publish-") as place:
         work = Path(place) / "repository"
@@ -73,13 +76,15 @@ def publish(
         for name in _own_files(system, settings):
             _carry(name, work)
         _write(work / "config.yaml", _yaml(_configuration(system, settings, devices)))
-        _write(work / README.get(hub, "README.md"), readme)
         _write(work / "requirements.txt", requirements(system.run[run]))
         _write(work / ".gitattributes", LARGE)
         _write_logs(system, run, work)
         _copy_assets(system.folder, work / "assets")
         if license_ := _license():
             _write(work / "LICENSE", license_)
+        shots = dict(_screenshots(system, run, work)) if pictures else {}
+        readme = cards.card(system, about, hub, language, shots)
+        _write(work / README.get(hub, "README.md"), readme)
         if folder.exists():
             folder.rmdir()
         work.rename(folder)
@@ -220,6 +225,25 @@ def _copy_assets(source: Path, target: Path) -> None:
     for file in (source / "divergence.svg", source.parent / "report.html"):
         if file.is_file():
             shutil.copyfile(file, target / file.name)
+
+
+def _screenshots(system: System, run: str, work: Path) -> Iterator[tuple[str, str]]:
+    """Write screenshots into ``assets/``; yield their names and why they are left out, or ""."""
+    device, _, kind = run.partition("/")
+    executed = kind == "measured" and BACKENDS[system.run[run]["backend"]].executes
+    command = ["inference.py", "--device", device if executed else _device(system)]
+    try:
+        _write(work / "assets/inference.svg", screenshots.terminal(command, work))
+        yield "inference.svg", ""
+    except ParityError as error:
+        yield "inference.svg", str(error)
+    try:
+        if not (work / "assets/report.html").is_file():
+            raise ParityError("the results have no report.html")
+        screenshots.page(work / "assets/report.html", work / "assets/page.png")
+        yield "page.png", ""
+    except ParityError as error:
+        yield "page.png", str(error)
 
 
 def _license() -> str | None:

@@ -4,15 +4,15 @@ import fnmatch
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from npu_parity import evidence
-from npu_parity.errors import ParityError, Unavailable, shorten
+from npu_parity.errors import Absent, ParityError, Unavailable, shorten
 from npu_parity.sources import (
     architectures,
     containers,
@@ -195,6 +195,25 @@ class Hub(FileSource):
             lock.write(wanted.lock, source, lock.Locked(got.repo, got.revision, files))
         about = {"repo": got.repo, "revision": got.revision, "file": got.file, "cache": got.cache}
         return got.path, about
+
+    def beside(
+        self, names: Iterable[str], lock: Path | None, unreachable: Mapping[str, str]
+    ) -> Iterator[tuple[Path, str]]:
+        """Yield the files with these names beside the weights that the hub or its cache has.
+
+        Each comes with its own source, which is also its name in the lock.
+        """
+        named = self.pattern.fullmatch(self.rest)
+        assert named is not None
+        revision = f"@{named['revision']}" if named["revision"] else ""
+        folder = PurePosixPath(named["file"] or "").parent
+        for name in names:
+            other = Hub(self.kind, f"{named['repo']}{revision}/{folder / name}")
+            try:
+                path, _ = other.file(Wanted("", {}, [], lock=lock), unreachable)
+            except (Unavailable, Absent):
+                continue
+            yield path, other.text
 
 
 class Package(FileSource):

@@ -33,6 +33,7 @@ class Preprocessing:
         settings: keys of `IMAGENET`, and ``background``, the colour under transparent pixels.
             ``resize`` is the length of the short side or ``[height, width]``.
         weights: the sources of the weights, as in the configuration.
+        beside: yields the files beside weights, see `pretrained.settings`.
 
     Attributes:
         settings: the value of every key, and ``antialias``: whether resizing filters.
@@ -47,13 +48,15 @@ class Preprocessing:
         architecture: str,
         settings: dict[str, Any] | None = None,
         weights: Sequence[str] = (),
+        beside: pretrained.Beside = pretrained.local,
     ):
         from torchvision import transforms
 
         stated = settings or {}
         found, origin = IMAGENET, "ImageNet's usual values"
         if not IMAGENET.keys() <= stated.keys():
-            found, origin = pretrained.settings(architecture, weights, stated) or (found, origin)
+            known = pretrained.settings(architecture, weights, stated, beside)
+            found, origin = known or (found, origin)
         fixed = {"antialias": True, "background": list(WHITE)}  # Pillow always filters
         self.settings = {**found, **fixed, **stated}
         self.origins = {

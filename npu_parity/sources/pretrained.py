@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ from npu_parity.sources.architectures import require_timm
 
 Settings = dict[str, Any]
 Found = tuple[Settings, str]  # settings and where they come from
+# Yields the files beside a source of weights that may say how to preprocess, and their names.
+Beside = Callable[[str], Iterator[tuple[Path, str]]]
 
 TIMM = re.compile(r"(?:modelscope|huggingface):timm/(?P<name>[\w.-]+)")
+HUB = re.compile(r"(?:modelscope|huggingface):")
 BESIDE = ("preprocessor_config.json", "config.json")  # of transformers, of timm
 LARGEST = 2**20  # bytes of such a file
 # The numbers of Pillow's filters, which transformers writes.
@@ -26,25 +29,38 @@ ANY_SIZE = {"resize": 256, "crop": 224, "interpolation": "bilinear"}  # for dete
 BEYOND = ("do_pad", "include_top", "rescale_offset", "do_flip_channel_order")
 
 
+def local(source: str) -> Iterator[tuple[Path, str]]:
+    """Yield the files beside the user's own weights that may say how to preprocess."""
+    kind, _, rest = source.partition(":")
+    if kind == "path":
+        path = Path(rest.partition("#")[0])
+        folder = path if path.is_dir() else path.parent
+        yield from ((folder / n, str(folder / n)) for n in BESIDE if (folder / n).is_file())
+
+
 def settings(
-    architecture: str, weights: Sequence[str], stated: Settings | None = None
+    architecture: str,
+    weights: Sequence[str],
+    stated: Settings | None = None,
+    beside: Beside = local,
 ) -> Found | None:
     """Return resize, crop, interpolation, mean and std, and where they come from.
 
     The sources of weights count first: a repository of timm on a hub, or the file
-    ``preprocessor_config.json`` or ``config.json`` beside a local file. Then the default weights of
+    ``preprocessor_config.json`` or ``config.json`` beside the weights. Then the default weights of
     the architecture's library. A key is missing if the preprocessing cannot be expressed.
 
     Args:
         architecture: ``timm:NAME``, ``torchvision:NAME`` or any other.
         weights: the sources of the weights, as in the configuration.
         stated: settings of the configuration; the sources may differ in these keys.
+        beside: yields the files beside weights; by default, a hub is not asked.
 
     Raises:
         ParityError: timm or torchvision does not know the model, a file is damaged, or two sources
             of weights want different preprocessing.
     """
-    named = [found for source in weights if (found := _of_source(source))]
+    named = [found for source in weights if (found := _of_source(source, beside))]
     for other, origin in named[1:]:
         first = named[0][0]
         differ = [k for k in first.keys() | other.keys() if first.get(k) != other.get(k)]
@@ -61,27 +77,23 @@ def settings(
 
 def files(weights: Sequence[str]) -> list[str]:
     """Return the files beside local weights that may say how to preprocess."""
-    return [str(path) for source in weights for path in _beside(source)]
+    return [str(path) for source in weights for path, _ in local(source)]
 
 
 def telling(weights: Sequence[str]) -> list[str]:
     """Return the sources of weights that may say how to preprocess."""
-    return [source for source in weights if TIMM.match(source) or _beside(source)]
+    return [source for source in weights if HUB.match(source) or any(local(source))]
 
 
-def _of_source(source: str) -> Found | None:
+def asked(weights: Sequence[str]) -> list[str]:
+    """Return the sources of weights whose hub has to be asked how to preprocess."""
+    return [source for source in weights if HUB.match(source) and not TIMM.match(source)]
+
+
+def _of_source(source: str, beside: Beside) -> Found | None:
     if named := TIMM.match(source):
         return _timm(named["name"])
-    return next((found for path in _beside(source) if (found := read(path))), None)
-
-
-def _beside(source: str) -> list[Path]:
-    kind, _, rest = source.partition(":")
-    if kind != "path":
-        return []
-    path = Path(rest.partition("#")[0])
-    folder = path if path.is_dir() else path.parent
-    return [folder / name for name in BESIDE if (folder / name).is_file()]
+    return next((found for path, name in beside(source) if (found := read(path, name))), None)
 
 
 def _timm(name: str) -> Found | None:
@@ -130,14 +142,19 @@ def _torchvision(name: str) -> Found | None:
 LIBRARIES: dict[str, Callable[[str], Found | None]] = {"timm": _timm, "torchvision": _torchvision}
 
 
-def read(path: Path) -> Found | None:
+def read(path: Path, name: str = "") -> Found | None:
     """Return the preprocessing in a JSON file of transformers or timm; None if it has none.
+
+    Args:
+        path: the file.
+        name: what messages call it; by default its path.
 
     Raises:
         ParityError: it is too large, not JSON, or has values that no preprocessing can have.
     """
+    name = name or str(path)
     if problem := evidence.problem(path):
-        raise ParityError(f"{path}: {problem}")
+        raise ParityError(f"{name}: {problem}")
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"more than {LARGEST >> 20} MiB")
@@ -153,10 +170,10 @@ def read(path: Path) -> Found | None:
         _expect_valid(found)
     except Exception as error:  # any value may be of any type
         raise ParityError(
-            f"{shorten(str(path), 120)}: no preprocessing can be read "
+            f"{shorten(name, 120)}: no preprocessing can be read "
             f"({shorten(first_line(error), 120)}); mend it, or state preprocessing: in full"
         ) from None
-    return found, str(path)
+    return found, name
 
 
 def _from_timm(config: Settings) -> Settings:

@@ -5,13 +5,14 @@ and fetches the tensors.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npu_parity import evidence
 from npu_parity.backends import environment
 from npu_parity.errors import Absent, ParityError, Unavailable, shorten
+from npu_parity.sources import pretrained
 from npu_parity.sources.clients import CLIENTS
 from npu_parity.sources.origins import Hub, Local, Package, Seed, Source, Wanted
 
@@ -79,6 +80,24 @@ def parse(source: str) -> Source:
     if named is None:
         raise KINDS[kind].malformed(kind, rest)
     return KINDS[kind](kind, named["name"], named["pin"])
+
+
+def beside(lock: Path | None, unreachable: Mapping[str, str]) -> pretrained.Beside:
+    """Return a function for `pretrained.settings` that also asks hubs.
+
+    Args:
+        lock: the file with the hashes of hub files; None for none.
+        unreachable: hubs that are known not to answer, with the reason.
+    """
+
+    def found(source: str) -> Iterator[tuple[Path, str]]:
+        parsed = parse(source)
+        if isinstance(parsed, Hub):
+            yield from parsed.beside(pretrained.BESIDE, lock, unreachable)
+        else:
+            yield from pretrained.local(source)
+
+    return found
 
 
 @environment.guarded()

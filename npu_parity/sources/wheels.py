@@ -81,6 +81,7 @@ def download(target: Target, project: Path, room: Path) -> None:
     """
     if _uv(project) is None:
         raise ParityError("wheels need uv: install it with `pip install uv`, or run `make` once")
+    room = room.absolute()  # uv runs in the folder of the project
     room.mkdir(parents=True, exist_ok=True)
     for extra in target.extras(project):
         command = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project"]
