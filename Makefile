@@ -13,8 +13,8 @@ LOGGER := $(if $(VERBOSE),,--logger rich)
 OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test elsewhere evidence quick contract standin opinfo mutants lint docs gate zoo-check \
-  abuse clean FORCE
+.PHONY: all test elsewhere evidence quick contract versions standin opinfo mutants lint docs gate \
+  zoo-check abuse clean FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -42,6 +42,12 @@ contract: .venv/.ready
 	for extra in npu-cann8 npu-cann9; do UV_PROJECT_ENVIRONMENT=.contract/$$extra \
 	  TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(UV) run --locked --extra $$extra \
 	  python -m pytest tests/test_contract.py || exit 1; done
+
+# The fast tests with the oldest torch, the newest and two between, each in an environment in .versions/
+# (10 GB on x86_64): benchmarks/versions.csv, docs/guide.md. `make versions TORCH=2.9.0` runs one.
+versions: .venv/.ready | $(UV)
+	PATH="$(dir $(UV)):$$PATH" python benchmarks/versions.py $(TORCH)
+	python scripts/readme.py docs/*.md
 
 # All systems on the stand-in for an NPU, in the folder standin/: docs/npu.md.
 standin: .venv/.ready
