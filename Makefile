@@ -49,11 +49,14 @@ versions: .venv/.ready | $(UV)
 	PATH="$(dir $(UV)):$$PATH" python benchmarks/versions.py $(TORCH)
 	python scripts/readme.py docs/*.md
 
-# All systems on the stand-in for an NPU, in the folder standin/: docs/npu.md.
+# All systems on the stand-in for an NPU, in the folder standin/: docs/standin-totals.md, docs/npu.md.
 standin: .venv/.ready
 	mkdir -p standin && cp -r config.yaml models standin
 	PYTHONPATH=$(CURDIR)/tests/standin_npu TORCH_DEVICE_BACKEND_AUTOLOAD=1 snakemake --cores $(CORES) \
-	  --workflow-profile profiles/npu --directory standin all verify
+	  --configfile tests/standin_npu/config.yaml --workflow-profile profiles/npu --directory standin \
+	  all verify
+	python benchmarks/standin.py standin/results
+	python scripts/readme.py docs/npu.md
 
 # PyTorch's own tests of operators and modules against the bounds: docs/operators.md.
 opinfo: .venv/.ready
