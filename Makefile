@@ -13,8 +13,8 @@ LOGGER := $(if $(VERBOSE),,--logger rich)
 OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test elsewhere evidence quick contract standin opinfo mutants lint docs gate zoo-check \
-  abuse clean FORCE
+.PHONY: all test elsewhere evidence quick contract versions standin opinfo mutants lint docs gate \
+  zoo-check abuse clean FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -43,11 +43,20 @@ contract: .venv/.ready
 	  TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(UV) run --locked --extra $$extra \
 	  python -m pytest tests/test_contract.py || exit 1; done
 
-# All systems on the stand-in for an NPU, in the folder standin/: docs/npu.md.
+# The fast tests with the oldest torch, the newest and two between, each in an environment in .versions/
+# (10 GB on x86_64): benchmarks/versions.csv, docs/guide.md. `make versions TORCH=2.9.0` runs one.
+versions: .venv/.ready | $(UV)
+	PATH="$(dir $(UV)):$$PATH" python benchmarks/versions.py $(TORCH)
+	python scripts/readme.py docs/*.md
+
+# All systems on the stand-in for an NPU, in the folder standin/: docs/standin-totals.md, docs/npu.md.
 standin: .venv/.ready
 	mkdir -p standin && cp -r config.yaml models standin
 	PYTHONPATH=$(CURDIR)/tests/standin_npu TORCH_DEVICE_BACKEND_AUTOLOAD=1 snakemake --cores $(CORES) \
-	  --workflow-profile profiles/npu --directory standin all verify
+	  --configfile tests/standin_npu/config.yaml --workflow-profile profiles/npu --directory standin \
+	  all verify
+	python benchmarks/standin.py standin/results
+	python scripts/readme.py docs/npu.md
 
 # PyTorch's own tests of operators and modules against the bounds: docs/operators.md.
 opinfo: .venv/.ready

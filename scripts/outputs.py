@@ -42,7 +42,7 @@ def main(
     found = {"precision": device.precision}
     if exported:
         model = place.implementation.opened(exported)
-    else:
+    elif not dumped:
         model = checkpoints.load(weights_folder, ported or None)
     if dumped:
         result = dumps.read_dump(dumped, len(array))

@@ -1,8 +1,12 @@
 """Outputs that another tool computed, as a device of the workflow."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from project import AS_MAKE, finished, told
+from project import AS_MAKE, ROOT, finished, told
 
 from npu_parity.verdict import judge
 from npu_parity.verdict.arrays import read_arrays
@@ -58,6 +62,19 @@ def test_dumps_get_the_verdict_that_judge_gives(base, tmp_path):
     assert not any(job.startswith(("latency", "operators", "weights")) for job in planned)
     project.succeed(*AS_MAKE, "all")
     assert project.json(f"{MEASURED}/metrics.json")["verdict"] == "FAIL"
+
+
+def test_a_dump_needs_no_network(base, tmp_path):
+    project = with_dumps(base, tmp_path)
+    (project.folder / "tiny.py").write_text("raise SystemExit('the network was loaded')")
+    paths = {"weights-folder": "results/net", "inputs": "results/net/inputs.npy"}
+    paths |= {"output": f"{MEASURED}/outputs.npy", "dumped": "om/net.npy"}
+    device = json.dumps({"backend": "dumps"})
+    options = [f"--{name}={value}" for name, value in paths.items()] + [f"--device={device}"]
+    subprocess.run(
+        [sys.executable, ROOT / "scripts/outputs.py", *options], cwd=project.folder, check=True
+    )
+    assert project.json(f"{MEASURED}/run.json")["backend"] == "dumps"
 
 
 @pytest.mark.parametrize(

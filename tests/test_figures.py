@@ -80,6 +80,13 @@ def test_what_is_not_finite_or_missing(tmp_path):
     assert "net" in drawn(nothing, tmp_path / "b.svg")
 
 
+def test_a_device_without_a_dot_is_not_in_the_legend(tmp_path):
+    of = system(npu=[1e-4] * 20, blind=[None] * 20)
+    of.operators["blind/measured"] = operators().iloc[:0]
+    found = drawn(of, tmp_path / "a.svg")
+    assert found.count("npu measured") == 2 and "blind measured" not in found
+
+
 def test_reference_alone(tmp_path):
     of = SimpleNamespace(
         name="net", runs=["cpu/measured"], divergence={}, operators={"cpu/measured": operators()},

@@ -222,13 +222,17 @@ def _grown(axes: Axes, system: System, colours: Mapping[str, str]) -> None:
 
 
 def _alone(axes: Axes, system: System, colours: Mapping[str, str]) -> None:
-    """Draw a dot for each operator with an error; infinite errors are at the upper edge."""
+    """Draw a dot for each operator with an error; infinite errors are at the upper edge.
+
+    A device without a dot, such as one whose operators are not visible, is not in the legend.
+    """
     for run, table in system.operators.items():
         shares = table["max_error_of_bound"]
         edge = 10 * max([1.0, *shares[shares < math.inf]])
         seen = table[shares > 0]
         errors = seen["max_error_of_bound"].clip(upper=edge)
-        axes.scatter(seen["index"], errors, s=9, color=colours[run], label=title(run))
+        if len(seen):
+            axes.scatter(seen["index"], errors, s=9, color=colours[run], label=title(run))
     axes.axhline(1, color="0.3", linewidth=0.8)
 
 
