@@ -200,7 +200,7 @@ ENDINGS = {
     "killed": "import os; os.kill(os.getpid(), 9)",
     "terminated": "import os; os.kill(os.getpid(), 15)",
     "interrupted": "import os; os.kill(os.getpid(), 2)",
-    "interrupted at once": "import os, signal as s; s.signal(2, s.SIG_DFL); os.kill(os.getpid(), 2)",
+    "by SIGINT": "import os, signal as s; s.signal(2, s.SIG_DFL); os.kill(os.getpid(), s.SIGINT)",
     "crash": "import ctypes; ctypes.string_at(0)",
     "exit function": "import atexit; atexit.register(print, 'bye'); print('hello')",
     "thread": "import threading; threading.Timer(0.1, print, ['late']).start(); print('early')",
