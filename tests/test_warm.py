@@ -396,10 +396,11 @@ def test_a_server_with_a_thread_serves_nobody(program, tmp_path, monkeypatch):
     assert own.process.wait(LONGEST) == 0
 
 
-def test_a_long_temporary_folder_needs_no_server(tmp_path, monkeypatch):
-    long = tmp_path / ("long" * 30)
-    long.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(long))
+@pytest.mark.parametrize("folder", ["long" * 30, "absent/folder"])
+def test_without_a_folder_there_is_no_server(tmp_path, monkeypatch, folder):
+    if "/" not in folder:
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / folder))
     path = os.environ["PATH"]
     assert warm.start() is None and os.environ["PATH"] == path
 
