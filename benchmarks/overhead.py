@@ -1,9 +1,9 @@
 """What does a job cost beyond its work, and a run with nothing to do?
 
 ``python benchmarks/overhead.py`` runs one small system, and notes what each program has imported at
-its end. Then a program that imports the same, and does nothing, is timed through a shell: as a plain
-process and as a warm one, by turns. The run with nothing to do is the one of this folder, so all
-results must be there (``make``). ``--jobs`` leaves it out.
+its end. Then a program that imports the same, and does nothing, is timed through a shell: as a
+plain process and as a warm one, by turns. The run with nothing to do is the one of this folder, so
+all results must be there (``make``). ``--jobs`` leaves it out.
 
 Writes benchmarks/overhead.json with all samples, and the table of docs/speed.md. The machine must
 be at rest.
@@ -134,8 +134,8 @@ def table(measured: Mapping[str, Any]) -> str:
     if measured["runs"]:
         nothing, version = (statistics.median(measured["runs"][k]) for k in ("nothing", "version"))
         parts.append(
-            f"A run with nothing to do takes {nothing:.1f} s, {nothing / version:.1f} times as long "
-            f"as `snakemake --version` ({version:.1f} s)."
+            f"A run with nothing to do takes {nothing:.1f} s, {nothing / version:.1f} times as "
+            f"long as `snakemake --version` ({version:.1f} s)."
         )
     load = measured["load_of_others"]
     parts.append(f"Before the measurement, {load:.1f} processes wanted one of {cpus()} CPUs.")
