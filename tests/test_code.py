@@ -98,11 +98,23 @@ def test_file_times_do_not_count(project):
     [("numpy", True), ("timm", True), ("pandas", False), ("scipy", False)],
 )
 def test_imported_distributions_count_by_version(project, monkeypatch, distribution, counts):
-    before, version = digest(project), importlib.metadata.version
-    monkeypatch.setattr(
-        importlib.metadata, "version", lambda n: "99" if n == distribution else version(n)
-    )
-    assert (digest(project) != before) == counts
+    before, version = digest(project), importlib.metadata.Distribution.version.fget
+    changed = property(lambda one: "99" if one.metadata["Name"] == distribution else version(one))
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.metadata.Distribution, "version", changed)
+        code._releases.cache_clear()
+        assert (digest(project) != before) == counts
+    code._releases.cache_clear()
+    assert digest(project) == before
+
+
+def test_packages_belong_to_the_distributions_that_python_names():
+    expected = importlib.metadata.packages_distributions()
+    found = {
+        package: {one.metadata["Name"] for one in distributions}
+        for package, distributions in code._distributions().items()
+    }
+    assert found == {package: set(names) for package, names in expected.items()}
 
 
 def test_it_is_the_same_wherever_the_project_and_the_caller_are(

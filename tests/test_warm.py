@@ -200,8 +200,7 @@ ENDINGS = {
     "killed": "import os; os.kill(os.getpid(), 9)",
     "terminated": "import os; os.kill(os.getpid(), 15)",
     "interrupted": "import os; os.kill(os.getpid(), 2)",
-    "interrupted at once": "import os, signal; signal.signal(2, signal.SIG_DFL); "
-    "os.kill(os.getpid(), 2)",
+    "by SIGINT": "import os, signal as s; s.signal(2, s.SIG_DFL); os.kill(os.getpid(), s.SIGINT)",
     "crash": "import ctypes; ctypes.string_at(0)",
     "exit function": "import atexit; atexit.register(print, 'bye'); print('hello')",
     "thread": "import threading; threading.Timer(0.1, print, ['late']).start(); print('early')",
@@ -397,10 +396,11 @@ def test_a_server_with_a_thread_serves_nobody(program, tmp_path, monkeypatch):
     assert own.process.wait(LONGEST) == 0
 
 
-def test_a_long_temporary_folder_needs_no_server(tmp_path, monkeypatch):
-    long = tmp_path / ("long" * 30)
-    long.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(long))
+@pytest.mark.parametrize("folder", ["long" * 30, "absent/folder"])
+def test_without_a_folder_there_is_no_server(tmp_path, monkeypatch, folder):
+    if "/" not in folder:
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / folder))
     path = os.environ["PATH"]
     assert warm.start() is None and os.environ["PATH"] == path
 
@@ -434,28 +434,38 @@ def test_the_server_ends_with_the_run_and_its_programs_go_on(program):
 
 # Python runs this at every start, but not for clients.
 COUNTED = """
-import os, sys
-with open(os.environ["COUNTED"], "a") as file:
-    print(os.path.basename((sys.orig_argv[1:2] or [""])[0]), file=file)
+import atexit, os, sys
+
+def note(moment):
+    with open(os.environ["COUNTED"], "a") as file:
+        print(moment, *map(os.path.basename, sys.orig_argv[1:2]), file=file)
+
+note("start")
+atexit.register(lambda: "torch" in sys.modules and note("torch"))
 """
+WITHOUT_TORCH = {"metrics", "figure", "table", "card", "summary", "page", "readme", "show"}
 
 
 def started_in(project, fewest):
-    """The programs that a run starts with a new Python."""
+    """The programs that a run starts with a new Python, and those that have imported torch."""
     (project.place / "sitecustomize.py").write_text(COUNTED)
     path = os.pathsep.join([str(project.place), str(project.repository)])
     project.env = {"PYTHONPATH": path, "COUNTED": str(project.place / "counted")}
+    (project.folder / "README.md").write_text("# A port\n")
     rules = project.repository / "rules/run.smk"
     rules.write_text(re.sub(r"FEWEST = \d+", f"FEWEST = {fewest}", rules.read_text()))
     project.succeed(*AS_MAKE, "all")
-    counted = (project.place / "counted").read_text().split()
-    return {name for name in counted if name.endswith(".py")}
+    counted = (project.place / "counted").read_text()
+    return [set(re.findall(rf"^{word} (\w+)\.py$", counted, re.M)) for word in ("start", "torch")]
 
 
 def test_a_run_writes_the_same_bytes_with_warm_jobs(tmp_path):
+    """And comparing and reporting need no torch, also in plain processes."""
     warmed, plain = (Project.make(tmp_path / name, SMALL) for name in ("warm", "plain"))
-    assert started_in(warmed, 1) == {"server.py", "latency.py"}
-    assert {"weights.py", "outputs.py", "show.py"} < started_in(plain, 1000)
+    assert started_in(warmed, 1)[0] == {"server", "latency"}
+    started, torch = started_in(plain, 1000)
+    assert started - torch == WITHOUT_TORCH
+    assert {"weights", "outputs", "operators", "divergence", "latency"} <= torch
     first, second = warmed.comparable(), plain.comparable()
     assert first.keys() == second.keys() and len(first) > 20
     assert [name for name in first if first[name] != second[name]] == []

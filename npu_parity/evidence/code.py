@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -34,9 +35,8 @@ def digest(script: str | Path, entries: Collection[str] | None = None) -> str:
     files, packages = closure(Path(script), entries)
     for content in sorted(file.read_bytes() for file in files):  # paths do not count
         hashed.update(hashlib.sha256(content).digest())
-    distributions = _distributions()
-    for name in sorted({d for p in packages for d in distributions.get(p, ())}):
-        hashed.update(f"{name} {importlib.metadata.version(name)}\n".encode())
+    for release in sorted(set().union(*map(_releases, packages))):
+        hashed.update(f"{release}\n".encode())
     return hashed.hexdigest()[:16]
 
 
@@ -64,8 +64,30 @@ def closure(script: Path, entries: Collection[str] | None = None) -> tuple[set[P
 
 
 @cache
-def _distributions() -> Mapping[str, list[str]]:
-    return importlib.metadata.packages_distributions()
+def _releases(package: str) -> frozenset[str]:
+    """Return the name and version of every distribution that has a package."""
+    found = _distributions().get(package, ())
+    return frozenset(f"{one.metadata['Name']} {one.version}" for one in found)
+
+
+@cache
+def _distributions() -> Mapping[str, list[importlib.metadata.Distribution]]:
+    """Return the distributions by package, as `importlib.metadata.packages_distributions` does.
+
+    That function takes half a second, because it parses the metadata of every distribution.
+    """
+    found = defaultdict(list)
+    for distribution in importlib.metadata.distributions():
+        for package in _packages(distribution):
+            found[package].append(distribution)
+    return found
+
+
+def _packages(distribution: importlib.metadata.Distribution) -> set[str]:
+    if stated := distribution.read_text("top_level.txt"):
+        return set(stated.split())
+    files = re.findall(r"^[^,]+\.py(?=,)", distribution.read_text("RECORD") or "", re.MULTILINE)
+    return {file.partition("/")[0].removesuffix(".py") for file in files}
 
 
 @dataclass(frozen=True)
@@ -80,7 +102,8 @@ class _Found:
 @cache
 def _read(file: Path, _changed: int) -> _Found:
     found = _Found(set(), {}, set())
-    for node in _executed(ast.parse(file.read_bytes())):
+    content = file.read_bytes()
+    for node in _executed(ast.parse(content), b"TYPE_CHECKING" in content):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if entry := ENTRY.fullmatch(node.value):
                 found.entries[node.value] = _module(entry[1])
@@ -95,13 +118,13 @@ def _read(file: Path, _changed: int) -> _Found:
     return found
 
 
-def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield every node except those for type checkers only."""
+def _executed(tree: ast.AST, checked: bool) -> Iterator[ast.AST]:
+    """Yield every node except those for type checkers only, if there are any (`checked`)."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
         yield node
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if checked and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             waiting += node.orelse
         else:
             waiting += ast.iter_child_nodes(node)

@@ -37,27 +37,38 @@ def start() -> "subprocess.Popen[bytes] | None":
 
     Returns:
         The server. None if there is none, and all jobs are plain processes: this system cannot
-        watch processes (it is not Linux), or its temporary folder has too long a path or allows no
-        programs.
+        watch processes (it is not Linux), or its folder for temporary files cannot be used.
     """
     if not hasattr(os, "pidfd_open"):
         return None
+    try:
+        folder = tempfile.mkdtemp(prefix="npu-parity-")  # no other user can enter it
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        server = _start(folder)
+    except OSError:
+        return None
+    atexit.register(_stop, server)
+    os.environ["PATH"] = os.pathsep.join([folder, os.environ["PATH"]])
+    return server
+
+
+def _start(folder: str) -> "subprocess.Popen[bytes]":
+    """Start the server, with ``python`` and its socket in a folder.
+
+    Raises:
+        OSError: the folder is full, its path is too long, or it allows no programs.
+    """
     python, here = shutil.which("python") or sys.executable, Path(__file__).parent
-    folder = tempfile.mkdtemp(prefix="npu-parity-")  # no other user can enter it
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     client = shlex.join([python, "-I", "-S", str(here / "client.py"), folder])
     found = Path(folder, "python")
-    found.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
+    found.write_text(f'#!/bin/sh\nexec {client} "$@"\n', encoding="utf-8")
     found.chmod(0o700)
     if not os.access(found, os.X_OK):
-        return None
+        raise PermissionError(found)
     with socket.socket(socket.AF_UNIX) as listener:
-        try:
-            listener.bind(os.path.join(folder, SOCKET))
-        except OSError:  # the path is too long
-            return None
+        listener.bind(os.path.join(folder, SOCKET))
         listener.listen(socket.SOMAXCONN)
-        server = subprocess.Popen(
+        return subprocess.Popen(
             [python, here / "server.py", folder, str(listener.fileno())],
             stdin=subprocess.PIPE,  # it is closed when this process ends, also if it is killed
             stdout=subprocess.DEVNULL,
@@ -65,9 +76,6 @@ def start() -> "subprocess.Popen[bytes] | None":
             env=os.environ | dict.fromkeys(THREADS, "1"),
             pass_fds=[listener.fileno()],
         )
-    atexit.register(_stop, server)
-    os.environ["PATH"] = os.pathsep.join([folder, os.environ["PATH"]])
-    return server
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
