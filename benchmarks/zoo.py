@@ -303,6 +303,8 @@ def document(rows: pd.DataFrame) -> str:
         "## Not PASS",
         rest.to_markdown(index=False) if len(rest) else "None.",
         "## Operators without a bound, by the number of checks",
+        "Only operators for which no rule is known, or whose rule fails where the result differs "
+        "from the reference's.",
         missing.to_markdown() if len(missing) else "None.",
         "## Left out",
         f"Not checked yet by this version: {', '.join(left)}. The totals and costs above are of "
