@@ -689,3 +689,21 @@ def test_reason_is_short_and_one_line():
 
 def test_there_are_enough_hostile_networks():
     assert len(RAISES) + len(RETURNS) >= 90
+
+
+def test_a_network_that_can_be_quantised_is_not_quantised_yet():
+    """It adds with modules of torch's quantised layers, in floating point."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+            self.add = torch.ao.nn.quantized.FloatFunctional()
+
+        def forward(self, x):
+            return self.add.add(x, self.layer(x))
+
+    model = Residual().eval()
+    assert network.quantised(model) is None
+    model.add = torch.ao.nn.quantized.QFunctional()
+    assert "'add' is quantised (QFunctional" in network.quantised(model)

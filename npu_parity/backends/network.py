@@ -36,6 +36,8 @@ _QUANTISED = (
     *("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized"),
     *("torch.nn.quantized", "torch.nn.intrinsic.quantized"),
 )
+# They are there too, but compute in floating point: additions of networks that can be quantised.
+_FLOATING = ("FloatFunctional", "FXFloatFunctional")
 _BUILT = ("torch", "torch_npu", "torchvision")  # some build them and use them where they are
 _RAISE = opcode.opmap["RAISE_VARARGS"]
 
@@ -57,8 +59,8 @@ def named(model: "nn.Module") -> str:
 def quantised(model: "nn.Module") -> str | None:
     """Return which module computes in whole numbers; None if no module does."""
     for path, module in model.named_modules():
-        if type(module).__module__.startswith(_QUANTISED):
-            kind = type(module).__name__
+        kind = type(module).__name__
+        if type(module).__module__.startswith(_QUANTISED) and kind not in _FLOATING:
             return f"module {shorten(path, 50)!r} is quantised ({kind} in whole numbers)"
     return None
 
