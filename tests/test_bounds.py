@@ -643,6 +643,14 @@ def test_a_usual_algorithm_may_overflow_on_the_way(function, operand, found):
     assert not (tame.share(torch.full(tame.exact.shape, math.inf)) <= 1).any()
 
 
+@pytest.mark.parametrize("order", [0, 0.5, 1, 2, 3])
+def test_a_norm_of_nothing_is_exact(order):
+    expected = only(lambda x: torch.linalg.vector_norm(x, order, 0), torch.ones(0, 3))
+    found = expected.exact.float()
+    assert (expected.share(found) == 0).all()
+    assert (expected.share(found + 1) > 1).all()
+
+
 @pytest.mark.parametrize(
     ("function", "flushed"),
     [

@@ -101,7 +101,7 @@ def _norm_terms(operator: Operator, exact: Tensor) -> int:
         return int(x.shape[-1])
     if operator.name == "dist":
         return int((x - operator.tensor("other")).numel())
-    return x.numel() // exact.numel()
+    return max(1, x.numel() // exact.numel())  # a norm of nothing is 0
 
 
 def _by_products(operator: Operator, exact: Tensor) -> Tensor:
