@@ -30,6 +30,7 @@ from project import SMALL, Project  # noqa: E402
 
 from npu_parity import warm  # noqa: E402
 from npu_parity.backends.machine import cpus  # noqa: E402
+from npu_parity.warm.server import TIMINGS  # noqa: E402
 
 SAMPLES = 9
 # Python runs this before each program of the small run.
@@ -58,7 +59,10 @@ for name in {modules}:
 
 
 def imported(place: Path) -> dict[str, list[str]]:
-    """Return the modules that each program has imported at its end, in a run of one system."""
+    """Return the modules that each program has imported at its end, in a run of one system.
+
+    Programs that take timings are never warm, so they are left out.
+    """
     project = Project.make(place, SMALL)
     noted = place / "noted"
     noted.mkdir()
@@ -68,7 +72,8 @@ def imported(place: Path) -> dict[str, list[str]]:
     rules = project.repository / "rules/run.smk"
     rules.write_text(re.sub(r"FEWEST = \d+", "FEWEST = 1000", rules.read_text()))
     project.succeed("all")
-    return {file.stem: json.loads(file.read_text()) for file in sorted(noted.glob("*.py"))}
+    files = [file for file in sorted(noted.glob("*.py")) if file.stem not in TIMINGS]
+    return {file.stem: json.loads(file.read_text()) for file in files}
 
 
 def seconds(command: str, env: Mapping[str, str]) -> float:
@@ -138,7 +143,11 @@ def table(measured: Mapping[str, Any]) -> str:
             f"long as `snakemake --version` ({version:.1f} s)."
         )
     load = measured["load_of_others"]
-    parts.append(f"Before the measurement, {load:.1f} processes wanted one of {cpus()} CPUs.")
+    samples = {len(one[kind]) for one in measured["jobs"].values() for kind in one}
+    parts.append(
+        f"Medians; samples of each: {max(samples)}. Before the measurement, {load:.1f} processes "
+        f"wanted one of {cpus()} CPUs."
+    )
     return "\n\n".join(parts) + "\n"
 
 
