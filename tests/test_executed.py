@@ -77,6 +77,28 @@ def test_another_setting_on_the_device_is_a_no(net):
     assert check_port(net, port, X).passed  # the path on the CPU is right
 
 
+class Candidates(nn.Module):
+    """The best candidates above a score, at most three, like in a detector."""
+
+    def forward(self, x):
+        kept = x[x > 0]
+        return kept.topk(min(3, len(kept))).values
+
+
+def test_a_number_of_candidates_is_no_setting():
+    """Rounding may lift one value above the threshold. Then one more is kept."""
+    here, there = (executed(Candidates(), torch.tensor(x)) for x in ([1.0, -0.1], [1.0, 0.1]))
+    assert [step.settings["k"] for step in (here.steps[-1], there.steps[-1])] == [1, 2]
+    assert compare(here, there) == Path()
+
+
+def test_another_number_for_the_same_operands_is_a_setting():
+    few, many = (
+        Executed((Step("", "topk", {"k": k, "largest": True}, (torch.Size([4]),)),)) for k in (2, 3)
+    )
+    assert compare(few, many).wrong == ("topk k 3 on the device where it is 2, at the top level",)
+
+
 def test_other_operators_on_the_device_are_told(net):
     port = copy.deepcopy(net)
     port[2] = Branch(port[2], nn.Hardtanh(0, 1e9))
