@@ -70,6 +70,9 @@ rule verify:
         "logs/verify.log",
     conda:
         "../envs/cpu.yaml"
+    # Alone and last, because it reads everything that other jobs write.
+    threads: workflow.cores
+    priority: -1
     params:
         script=script("verify"),
     shell:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_server import NOWHERE, HubServer, hub_env
-from project import ABSENT, CONFIG, Project, draw, sha256, system, told
+from project import ABSENT, AS_MAKE, CONFIG, Project, draw, finished, sha256, system, told
 from safetensors.numpy import load_file, save_file
 
 from npu_parity.backends.device import Device
@@ -628,6 +628,14 @@ def test_verify_names_what_was_changed(project):
         project.json("results/summary.json")["rows"]
         == json.loads(summary["results/summary.json"][1])["rows"]
     )
+
+
+def test_verify_waits_for_what_other_jobs_write(tmp_path_factory, tmp_path):
+    project = finished(tmp_path_factory).copy(tmp_path)
+    script = project.repository / "scripts/figure.py"
+    slow = "import time\n\ntime.sleep(3)\n\n\ndef main("
+    script.write_text(script.read_text().replace("def main(", slow, 1))
+    project.succeed(*AS_MAKE, "all", "verify")
 
 
 def test_a_killed_run_is_completed_by_the_same_command(resumed):

@@ -246,9 +246,9 @@ def _rearranged(reference: nn.Module, ported: nn.Module, names: Iterable[str]) -
 
 
 def _mantissas(tensor: Tensor) -> Tensor:
-    """Return the signed mantissas of all values in ascending order."""
+    """Return the bits of all signed mantissas in ascending order."""
     values = tensor.detach().cpu().flatten()
-    return (values.frexp()[0] if values.is_floating_point() else values).sort()[0]
+    return _bits(values.frexp()[0] if values.is_floating_point() else values).sort()[0]
 
 
 def _kind(tensor: Tensor) -> str:
