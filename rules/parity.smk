@@ -1,6 +1,7 @@
 """Parity: the comparison of a run with the reference, and the verdict over all runs.
 
-in: arrays of outputs, results of operators   out: metrics.json; verify has no output, so it always runs
+in: arrays of outputs, results of operators   out: metrics.json; verify has no output, so it always runs;
+alone and last, because it reads everything that other jobs write
 """
 
 EXACT = f"{config['reference']}/exact"
@@ -68,11 +69,10 @@ rule verify:
         expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
     log:
         "logs/verify.log",
+    priority: -1
     conda:
         "../envs/cpu.yaml"
-    # Alone and last, because it reads everything that other jobs write.
     threads: workflow.cores
-    priority: -1
     params:
         script=script("verify"),
     shell:
