@@ -46,7 +46,7 @@ contract: .venv/.ready
 # The fast tests with the oldest torch, the newest and two between, each in an environment in .versions/
 # (10 GB on x86_64): benchmarks/versions.csv, docs/guide.md. `make versions TORCH=2.9.0` runs one.
 versions: .venv/.ready | $(UV)
-	PATH="$(dir $(UV)):$$PATH" python benchmarks/versions.py $(TORCH)
+	PATH="$$PATH:$(dir $(UV))" python benchmarks/versions.py $(TORCH)
 	python scripts/readme.py docs/*.md
 
 # All systems on the stand-in for an NPU, in the folder standin/: docs/standin-totals.md, docs/npu.md.
