@@ -293,7 +293,7 @@ def test_a_port_that_does_not_run(network, image):
     port.conv_head = nn.Identity().eval()
     *_, sentence = differences(network, port, image)
     assert sentence.startswith("the ported network does not run: MobileNetV3 on an input of shape")
-    assert "RuntimeError: mat1 and mat2" in sentence
+    assert "mat1 and mat2" in sentence
 
 
 def test_networks_are_left_alone(network, image):
