@@ -8,7 +8,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.utils.model import reparameterize_model
@@ -371,114 +371,103 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product if bias is None else product + bias
 
 
-@written("1x1 convolution as a linear layer", F.conv2d, torch.conv2d)
-def pointwise(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
+class Convolution(NamedTuple):
+    """The arguments of ``F.conv2d``; steps are (rows, columns)."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def convolution(name: str) -> Callable[[Callable[[Convolution], Tensor]], Callable[..., Tensor]]:
+    """Register a function that computes what a convolution computes."""
+
+    def register(function: Callable[[Convolution], Tensor]) -> Callable[..., Tensor]:
+        @written(name, F.conv2d, torch.conv2d)
+        def convolve(
+            x: Tensor,
+            weight: Tensor,
+            bias: Tensor | None = None,
+            stride: Any = 1,
+            padding: Any = 0,
+            dilation: Any = 1,
+            groups: int = 1,
+        ) -> Tensor:
+            if isinstance(padding, str):
+                return NotImplemented
+            steps = (v if isinstance(v, tuple) else (v, v) for v in (stride, padding, dilation))
+            return function(Convolution(x, weight, bias, *steps, groups))
+
+        return convolve
+
+    return register
+
+
+@convolution("1x1 convolution as a linear layer")
+def pointwise(conv: Convolution) -> Tensor:
     """Put the channels last and multiply."""
-    if weight.shape[2:] != (1, 1) or groups > 1 or stride not in (1, (1, 1)):
+    x, weight, bias, stride, _, _, groups = conv
+    if weight.shape[2:] != (1, 1) or groups > 1 or stride != (1, 1):
         return NotImplemented
     return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
 
 
-@written("padding apart", F.conv2d, torch.conv2d)
-def padded(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
+@convolution("padding apart")
+def padded(conv: Convolution) -> Tensor:
     """Pad with zeros, then convolve without padding."""
-    if isinstance(padding, str) or padding in (0, (0, 0)):
+    rows, columns = conv.padding
+    if rows == columns == 0:
         return NotImplemented
-    rows, columns = padding if isinstance(padding, tuple) else (padding, padding)
-    x = F.pad(x, (columns, columns, rows, rows))
-    return F.conv2d(x, weight, bias, stride, 0, dilation, groups)
+    x = F.pad(conv.x, (columns, columns, rows, rows))
+    return F.conv2d(*conv._replace(x=x, padding=(0, 0)))
 
 
-@written("stride apart", F.conv2d, torch.conv2d)
-def sliced(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
+@convolution("stride apart")
+def sliced(conv: Convolution) -> Tensor:
     """Convolve everywhere, then take every second row and column."""
-    rows, columns = stride if isinstance(stride, tuple) else (stride, stride)
-    found = F.conv2d(x, weight, bias, 1, padding, dilation, groups)
+    rows, columns = conv.stride
+    found = F.conv2d(*conv._replace(stride=(1, 1)))
     if rows == columns == 1 or found.shape[2:] == (1, 1):
         return NotImplemented
     return found[..., ::rows, ::columns].contiguous()
 
 
-@written("convolution of patches", F.conv2d, torch.conv2d)
-def patches(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
+@convolution("convolution of patches")
+def patches(conv: Convolution) -> Tensor:
     """Move the pixels of each patch into channels, then multiply them."""
+    x, weight, bias, stride, padding, _, groups = conv
     side = weight.shape[-1]
     if side == 1 or stride != (side, side) or padding != (0, 0) or groups > 1:
         return NotImplemented
     return F.conv2d(F.pixel_unshuffle(x, side), weight.reshape(len(weight), -1, 1, 1), bias)
 
 
-@written("convolution in three dimensions", F.conv2d, torch.conv2d)
-def deep(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
+@convolution("convolution in three dimensions")
+def deep(conv: Convolution) -> Tensor:
     """Convolve a video of one frame."""
-    if not all(isinstance(v, tuple) for v in (stride, padding, dilation)):
-        return NotImplemented
+    x, weight, bias, stride, padding, dilation, groups = conv
     steps = (1, *stride), (0, *padding), (1, *dilation)
     return F.conv3d(x[:, :, None], weight[:, :, None], bias, *steps, groups)[:, :, 0]
 
 
-@written("convolution as a product", F.conv2d, torch.conv2d)
-def unfolded(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
+@convolution("convolution as a product")
+def unfolded(conv: Convolution) -> Tensor:
     """Write the patches side by side and multiply."""
-    if isinstance(padding, str) or groups > 1:
+    x, weight, bias, stride, padding, dilation, groups = conv
+    if groups > 1:
         return NotImplemented
     size = weight.shape[2:]
     patches = F.unfold(x, size, dilation, padding, stride)
     product = weight.flatten(1) @ patches
     if bias is not None:
         product = product + bias[:, None]
-    steps = (v if isinstance(v, tuple) else (v, v) for v in (stride, padding, dilation))
     shape = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(x.shape[2:], size, *steps, strict=True)
+        for n, k, s, p, d in zip(x.shape[2:], size, stride, padding, dilation, strict=True)
     ]
     return product.unflatten(2, shape)
 
