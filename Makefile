@@ -13,7 +13,7 @@ LOGGER := $(if $(VERBOSE),,--logger rich)
 OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test elsewhere evidence quick contract versions standin opinfo mutants lint docs gate \
+.PHONY: all test elsewhere evidence quick contract versions standin slurm opinfo mutants lint docs gate \
   zoo-check abuse clean FORCE
 
 all: .venv/.ready
@@ -57,6 +57,11 @@ standin: .venv/.ready
 	  all verify
 	python benchmarks/standin.py standin/results
 	python scripts/readme.py docs/npu.md
+
+# profiles/slurm on a Slurm of one node, which the tests start. Needs Debian's slurm-wlm: docs/clusters.md.
+slurm: .venv/.ready | $(UV)
+	$(UV) sync --locked --inexact --extra $(EXTRA) --group slurm
+	pytest -rs tests/test_slurm.py
 
 # PyTorch's own tests of operators and modules against the bounds: docs/operators.md.
 opinfo: .venv/.ready

@@ -16,6 +16,17 @@ include: "rules/outdated.smk"
 include: "rules/run.smk"
 
 
+# Short jobs, which a cluster need not run.
+localrules:
+    metrics,
+    figure,
+    table,
+    card,
+    summary,
+    page,
+    verify,
+
+
 rule all:
     input:
         expand("results/{system}/weights.safetensors", system=SYSTEMS),

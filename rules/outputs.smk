@@ -42,6 +42,7 @@ rule outputs:
         software
     resources:
         accelerators=accelerators,
+        gres=gres,
     params:
         script=script("outputs"),
         options=program(
