@@ -13,14 +13,17 @@ LOGGER := $(if $(VERBOSE),,--logger rich)
 OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test elsewhere evidence quick contract versions standin slurm opinfo mutants lint docs gate \
-  zoo-check abuse clean FORCE
+.PHONY: all test elsewhere evidence quick contract versions standin slurm opinfo mutants lint docs \
+  gate zoo-check abuse clean hubs FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
 
 test: .venv/.ready
 	pytest -n 2 --dist loadfile
+
+# Two processes of tests share the CPUs, so a thread that waits must not keep one busy.
+test elsewhere quick: export OMP_WAIT_POLICY = PASSIVE
 
 # The fast tests as on another machine: other kernels of BLAS and torch, two threads.
 elsewhere: .venv/.ready
@@ -62,6 +65,12 @@ standin: .venv/.ready
 slurm: .venv/.ready | $(UV)
 	$(UV) sync --locked --inexact --extra $(EXTRA) --group slurm
 	pytest -rs tests/test_slurm.py
+
+# The systems on weights of both hubs, which a server on this machine stands in for, in the folder hubs/:
+# docs/hubs-totals.md, docs/weights.md.
+hubs: .venv/.ready
+	python benchmarks/hubs.py $(CORES)
+	python scripts/readme.py docs/weights.md
 
 # PyTorch's own tests of operators and modules against the bounds: docs/operators.md.
 opinfo: .venv/.ready
