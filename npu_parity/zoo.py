@@ -103,7 +103,10 @@ def write(
 
 
 def whole(systems: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return a configuration of `systems` that predicts each arithmetic and measures no time."""
+    """Return a configuration of `systems` that predicts each arithmetic and measures no time.
+
+    It keeps no weights and no inputs, because both can be made again.
+    """
     predicted = {
         form: {"backend": backend, "numerics": {"conv": form, "matmul": form}, "measure": "never"}
         for form, backend in ARITHMETIC.items()
@@ -112,6 +115,7 @@ def whole(systems: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "reference": "cpu",
         "devices": {"cpu": {"backend": "cpu"}, **predicted},
         "latency": {"batch_sizes": []},
+        "keep_large": False,
         "models": systems,
     }
 

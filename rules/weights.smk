@@ -9,7 +9,7 @@ in: the user's files   out: weights.safetensors and its sidecar, an entry of wei
 
 rule weights:
     output:
-        file="results/{system}/weights.safetensors",
+        file=large("results/{system}/weights.safetensors"),
         sidecar="results/{system}/weights.json",
     log:
         "logs/{system}/weights.log",

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from project import Project
 
 from npu_parity import config, zoo
+from npu_parity.audit.verify import MADE_AGAIN, verify
 from npu_parity.errors import ParityError
 from npu_parity.sources import architectures
 
@@ -173,3 +175,19 @@ def test_a_coarser_arithmetic_has_a_larger_difference(run):
             if row["system"] == name
         }
         assert 0 < errors["hf32"] < errors["tf32"] < errors["bf16"]
+
+
+def test_no_large_file_stays_and_the_evidence_is_complete(run, monkeypatch):
+    monkeypatch.chdir(run.folder)
+    assert not [name for name in run.files() if Path(name).name in MADE_AGAIN]
+    assert {"seed", "sha256"} <= run.json("results/timm_test_vit/weights.json").keys()
+    lines, wrong = verify(Path("results"))
+    assert len(lines) == 8 and not wrong
+    assert run.plan("results/summary.json") == set()
+
+
+def test_a_changed_seed_makes_the_weights_again_for_the_jobs_that_need_them(run):
+    change = ["--config", "models={timm_test_vit: {weights: ['seed:1']}}"]
+    planned = run.plan(*change, "--", "results/summary.json")
+    assert {"weights timm_test_vit", "outputs timm_test_vit hf32 predicted"} <= planned
+    assert not [job for job in planned if "timm_test_resnet" in job]
