@@ -82,9 +82,10 @@ def zoo(
     number: Annotated[
         int | None, typer.Option(min=1, help="the largest number of networks; the smallest stay")
     ] = None,
-    smallest: Annotated[
-        bool, typer.Option("--smallest", help="only the smallest network of each module")
-    ] = False,
+    each: Annotated[
+        int | None,
+        typer.Option(min=1, help="the largest number of networks of each module of the library"),
+    ] = None,
 ) -> None:
     """Write a configuration with a system for each network that fits PATTERNS: docs/guide.md.
 
@@ -92,7 +93,7 @@ def zoo(
     """
     from npu_parity import zoo as writing
 
-    found = writing.write(patterns, to, number, smallest)
+    found = writing.write(patterns, to, number, each)
     print(*writing.lines(found), sep="\n", end="\n" * bool(found.left_out))
     command = f"snakemake --cores 4 --directory {to.parent} results/summary.json"
     print(f"{to}: {len(found.systems)} systems; to run them: {command}")

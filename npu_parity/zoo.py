@@ -9,6 +9,7 @@ import difflib
 import fnmatch
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ class Zoo:
 
 
 def write(
-    patterns: Sequence[str], path: str | Path, number: int | None = None, smallest: bool = False
+    patterns: Sequence[str], path: str | Path, number: int | None = None, each: int | None = None
 ) -> Zoo:
     """Write a new configuration with a system for each network that fits; see `find`.
 
@@ -85,13 +86,14 @@ def write(
     path = Path(path)
     if path.exists() or path.is_symlink():
         raise ParityError(f"{path}: exists already; give another --to, or remove it")
-    zoo = find(patterns, number, smallest)
+    zoo = find(patterns, number, each)
     if not zoo.systems:
         name, reason = next(iter(zoo.left_out.items()))
         more = f" (and {len(zoo.left_out) - 1} more)" if len(zoo.left_out) > 1 else ""
         raise ParityError(f"no network is left; {name}: {reason}{more}")
     about = f"# Written by: npu-parity zoo {' '.join(map(repr, patterns))}"
-    about += f" --number {number}" * (number is not None) + " --smallest" * smallest
+    options = {"number": number, "each": each}
+    about += "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
     text = yaml.safe_dump(whole(zoo.systems), sort_keys=False, default_flow_style=None, width=100)
 
     def save(partial: Path) -> None:
@@ -120,13 +122,13 @@ def whole(systems: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def find(patterns: Sequence[str], number: int | None = None, smallest: bool = False) -> Zoo:
+def find(patterns: Sequence[str], number: int | None = None, each: int | None = None) -> Zoo:
     """Return a system for each network that fits a pattern and can be run on photographs.
 
     Args:
         patterns: such as ``timm:mobilenetv3*``.
         number: the largest number of systems; the smallest networks stay.
-        smallest: only the smallest network of each module of timm or torchvision.
+        each: the largest number of systems of each module of timm or torchvision.
 
     Raises:
         ParityError: a pattern has another form, or fits no network.
@@ -138,9 +140,9 @@ def find(patterns: Sequence[str], number: int | None = None, smallest: bool = Fa
             networks.append(built(architecture))
         except ParityError as error:
             zoo.left_out[architecture] = _reason(architecture, error)
-    families: set[str] = set()
+    families: Counter[str] = Counter()
     for network in sorted(networks, key=lambda n: (n.parameters, n.architecture)):
-        if smallest and network.family in families:
+        if families[network.family] == each:
             continue
         if len(zoo.systems) == number:
             break
@@ -149,7 +151,7 @@ def find(patterns: Sequence[str], number: int | None = None, smallest: bool = Fa
         except ParityError as error:
             zoo.left_out[network.architecture] = _reason(network.architecture, error)
         else:
-            families.add(network.family)
+            families[network.family] += 1
     return zoo
 
 

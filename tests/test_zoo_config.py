@@ -65,8 +65,9 @@ def test_one_network_of_each_module():
         "timm:resnet14t",
         "torchvision:squeezenet*",
     ]
-    found = [s["architecture"] for s in zoo.find(patterns, smallest=True).systems.values()]
+    found = [s["architecture"] for s in zoo.find(patterns, each=1).systems.values()]
     assert sorted(found) == ["timm:resnet10t", "timm:test_vit", "torchvision:squeezenet1_1"]
+    assert len(zoo.find(patterns, each=2).systems) == 6
 
 
 @pytest.mark.parametrize(
