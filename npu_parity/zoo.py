@@ -31,6 +31,9 @@ WEIGHTS = ["seed:42"]
 INPUTS = ["skimage:chelsea", "skimage:coffee"]
 # For each arithmetic of products, a backend that has it.
 ARITHMETIC = {"hf32": "npu", "tf32": "cuda", "fp16": "npu", "bf16": "cpu"}
+# Systems of a run. Linux allows 128 KiB for one argument of a program, and the settings of all
+# systems are one argument of the program that writes the summary.
+MOST = 600
 # The task of torchvision's networks by a part of their module's name. None: they take no images.
 TASKS = {
     "detection": "features",
@@ -131,11 +134,14 @@ def find(patterns: Sequence[str], number: int | None = None, each: int | None = 
         each: the largest number of systems of each module of timm or torchvision.
 
     Raises:
-        ParityError: a pattern has another form, or fits no network.
+        ParityError: a pattern has another form, or fits no network; or more than `MOST` fit.
     """
     zoo = Zoo()
     networks: list[Network] = []
-    for architecture in matching(patterns):
+    fitting = matching(patterns)
+    if number is None and each is None and len(fitting) > MOST:
+        raise _too_many(len(fitting))
+    for architecture in fitting:
         try:
             networks.append(built(architecture))
         except ParityError as error:
@@ -146,6 +152,8 @@ def find(patterns: Sequence[str], number: int | None = None, each: int | None = 
             continue
         if len(zoo.systems) == number:
             break
+        if len(zoo.systems) == MOST:
+            raise _too_many(len(networks))
         try:
             zoo.systems[network.system] = settings(network)
         except ParityError as error:
@@ -153,6 +161,12 @@ def find(patterns: Sequence[str], number: int | None = None, each: int | None = 
         else:
             families[network.family] += 1
     return zoo
+
+
+def _too_many(found: int) -> ParityError:
+    return ParityError(
+        f"{found} networks fit, and a configuration has at most {MOST}: give --number or --each"
+    )
 
 
 def matching(patterns: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """`npu-parity zoo`: a valid configuration of all networks that fit, which runs as it is written."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,7 @@ def test_names_of_systems_are_valid():
         ("timm:qqqqqqqqqqqq", "pattern timm:qqqqqqqqqqqq: timm has no such network"),
         ("resnet18", "pattern 'resnet18': expected timm:PATTERN or torchvision:PATTERN"),
         ("models/svhn.py:svhn", "expected timm:PATTERN"),
+        ("timm:*", "networks fit, and a configuration has at most 600: give --number or --each"),
         ("torchvision:r3d_18", "no network is left; torchvision:r3d_18: its inputs are no single"),
     ],
 )
@@ -137,6 +139,21 @@ def test_a_wrong_pattern_is_one_line(pattern, words, tmp_path):
         zoo.write([pattern], file)
     assert words in str(raised.value) and "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_more_networks_than_a_run_can_have_are_one_line(monkeypatch):
+    monkeypatch.setattr(zoo, "MOST", 2)
+    assert len(zoo.find(SMALL, number=2).systems) == 2
+    with pytest.raises(ParityError, match="3 networks fit, and a configuration has at most 2"):
+        zoo.find(SMALL, each=3)
+
+
+def test_the_settings_of_the_most_systems_are_one_argument():
+    """Linux allows 128 KiB."""
+    system = {"architecture": "", "weights": [], "inputs": []}
+    whole = complete(zoo.whole({f"timm_{i:059}": dict(system) for i in range(zoo.MOST)}))
+    shown = {name: config.shown(settings) for name, settings in whole["models"].items()}
+    assert len(json.dumps(shown)) < 2**17
 
 
 def test_a_file_is_never_overwritten(tmp_path):
