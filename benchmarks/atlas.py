@@ -34,29 +34,40 @@ PRODUCTS = {
     **dict.fromkeys(("convolution", "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv"), 1),
     **dict.fromkeys(("_scaled_dot_product_flash_attention_for_cpu",), 2),
 }
-# What may predict a relative L2 error, from the unit roundoff u and the number n of products.
-PREDICTORS: dict[str, Callable[[float, int], float]] = {
-    "u": lambda u, n: u,
-    "u · √n": lambda u, n: u * math.sqrt(n),
-    "u · n": lambda u, n: u * n,
+# Operators that only move data; they are not named among the kinds.
+MOVES = {
+    *("view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "clone", "slice"),
+    *("select", "split", "unbind", "unsqueeze", "squeeze", "cat", "stack", "copy", "alias", "roll"),
+}
+# What may predict a relative L2 error, from the unit roundoff u, the number n of products, and the
+# error e of float32 itself against float64.
+PREDICTORS: dict[str, Callable[[float, int, float], float]] = {
+    "u": lambda u, n, e: u,
+    "u · √n": lambda u, n, e: u * math.sqrt(n),
+    "u · n": lambda u, n, e: u * n,
+    "u · e / u32": lambda u, n, e: u * e / FORMATS["fp32"].unit_roundoff,
 }
 
 
 def rows(results: Path) -> Iterator[dict[str, Any]]:
     """Yield a row for each predicted run of a folder of results."""
-    for path in sorted(results.glob("*/*/predicted/metrics.json")):
-        system, run = path.parents[2], path.parent
-        operators = system / "cpu" / "measured" / "operators.csv"
-        if path.parents[1].name in ARITHMETIC and operators.exists():
-            yield row(system, run, evidence.read_table(operators))
+    for path in sorted(results.glob("*/*/predicted/divergence.csv")):
+        if path.parents[1].name in ARITHMETIC:
+            yield row(path.parents[2], path.parent)
 
 
-def row(system: Path, run: Path, operators: pd.DataFrame) -> dict[str, Any]:
+def row(system: Path, run: Path) -> dict[str, Any]:
     """Return the row of a predicted run."""
+    steps = evidence.read_table(run / "divergence.csv", dtype={"module": str})
     weights = evidence.read_json(system / "weights.json")
     found, made = evidence.read_json(run / "metrics.json"), evidence.read_json(run / "run.json")
-    names = operators.operator.map(short)
-    kinds = names.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    names = steps.operator.map(short)
+    kinds = (
+        names[~names.isin(MOVES)]
+        .value_counts()
+        .sort_index()
+        .sort_values(ascending=False, kind="stable")
+    )
     return {
         "architecture": weights["architecture"],
         "arithmetic": run.parent.name,
@@ -65,9 +76,8 @@ def row(system: Path, run: Path, operators: pd.DataFrame) -> dict[str, Any]:
         "products": int(names.map(PRODUCTS).fillna(0).sum()),
         "kinds": ", ".join(f"{name} {count}" for name, count in kinds.head(KINDS).items()),
         **{key: found.get(key) for key in COPIED},
-        "float32_relative_l2_error": None,
-        "growth": None,
-        **_depth(run / "divergence.csv"),
+        "float32_relative_l2_error": steps.float32_relative_l2_error.dropna().iloc[-1],
+        "growth": _growth(steps[names.isin(PRODUCTS)].predicted_relative_l2_error),
         "seed": weights["seed"],
         "calibrated_batch_norms": weights["calibrated_batch_norms"],
         "inputs": found["inputs"],
@@ -78,24 +88,12 @@ def row(system: Path, run: Path, operators: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _depth(path: Path) -> dict[str, float | None]:
-    """Return the error of float32 itself at the end, and how the error grows with the products.
-
-    The growth is the exponent p of error ~ k^p after the k-th product, by least squares.
-    """
-    if not path.exists():
-        return {}
-    steps = evidence.read_table(path, dtype={"module": str})
-    own = steps.float32_relative_l2_error.dropna()
-    after = steps[steps.operator.map(short).isin(PRODUCTS)].predicted_relative_l2_error
-    after = after[np.isfinite(after) & (after > 0)].to_numpy()
-    growth = None
-    if len(after) >= FEWEST:
-        growth = float(np.polyfit(np.log(np.arange(1, len(after) + 1)), np.log(after), 1)[0])
-    return {
-        "float32_relative_l2_error": float(own.iloc[-1]) if len(own) else None,
-        "growth": growth,
-    }
+def _growth(errors: "pd.Series[float]") -> float | None:
+    """Return the exponent p of error ~ k^p after the k-th product, by least squares."""
+    usable = errors[np.isfinite(errors) & (errors > 0)].to_numpy()
+    if len(usable) < FEWEST:
+        return None
+    return float(np.polyfit(np.log(np.arange(1, len(usable) + 1)), np.log(usable), 1)[0])
 
 
 def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -113,10 +111,11 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the relative L2 errors divided by each predictor, one column for each."""
     usable = frame[(frame.relative_l2_error > 0) & (frame.products > 0)]
     roundoff = usable.arithmetic.map(lambda name: FORMATS[name].unit_roundoff)
-    pairs = list(zip(roundoff, usable.products, strict=True))
+    known = (roundoff, usable.products, usable.float32_relative_l2_error)
+    quantities = list(zip(*known, strict=True))
     return pd.DataFrame(
         {
-            name: usable.relative_l2_error / [predict(u, n) for u, n in pairs]
+            name: usable.relative_l2_error / [predict(*each) for each in quantities]
             for name, predict in PREDICTORS.items()
         }
     ).assign(arithmetic=usable.arithmetic)
@@ -156,7 +155,8 @@ def document(frame: pd.DataFrame) -> str:
         "Top-1: the share of all inputs whose best class is that of float32.",
         "## What predicts it",
         "The relative L2 error, divided by a simple quantity: u is the unit roundoff of the "
-        "arithmetic, n is the number of products of the network. *Spread*: the standard "
+        "arithmetic, n is the number of products of the network, e is the error of float32 "
+        "itself against float64, and u32 is the unit roundoff of float32. *Spread*: the standard "
         "deviation of the logarithm, as a factor. A smaller spread is a better prediction.",
         _by_predictor(divided).to_markdown(index=False, disable_numparse=True),
         f"Over all arithmetics, {best} has the smallest spread, {spreads[best]:.2g}.",

@@ -1,6 +1,8 @@
 """`npu-parity zoo`: a valid configuration of all networks that fit, which runs as it is written."""
 
+import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -167,12 +169,12 @@ def test_a_file_is_never_overwritten(tmp_path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The workflow on two networks of timm, as `npu-parity zoo` writes them."""
+    """The workflow on three networks of timm, as `npu-parity zoo` writes them, and its output."""
     project = Project.make(tmp_path_factory.mktemp("zoo"), {})
     file = project.folder / "config.yaml"
     file.unlink()
-    zoo.write(["timm:test_resnet", "timm:test_vit"], file)
-    project.succeed("results/summary.json")
+    zoo.write(SMALL, file)
+    (project.place / "output").write_text(project.succeed("--cores", "1", "results/summary.json"))
     return project
 
 
@@ -180,7 +182,7 @@ def test_the_configuration_runs(run):
     rows = run.json("results/summary.json")["rows"]
     found = {(row["device"], row["run"]) for row in rows}
     assert found == {("cpu", "measured"), *((form, "predicted") for form in zoo.ARITHMETIC)}
-    assert len(rows) == 10 and {row["verdict"] for row in rows} == {None, "PREDICTED"}
+    assert len(rows) == 15 and {row["verdict"] for row in rows} == {None, "PREDICTED"}
     assert all(row["latency"] is None for row in rows)
     assert not run.files("results/**/latency.json")
 
@@ -200,8 +202,16 @@ def test_no_large_file_stays_and_the_evidence_is_complete(run, monkeypatch):
     assert not [name for name in run.files() if Path(name).name in MADE_AGAIN]
     assert {"seed", "sha256"} <= run.json("results/timm_test_vit/weights.json").keys()
     lines, wrong = verify(Path("results"))
-    assert len(lines) == 8 and not wrong
+    assert len(lines) == 12 and not wrong
     assert run.plan("results/summary.json") == set()
+
+
+def test_a_system_is_finished_before_the_next_one_starts(run):
+    """So the files on the disk at once do not depend on the number of systems."""
+    output = (run.place / "output").read_text()
+    systems = re.findall(r"^ {4}wildcards: system=(\w+)", output, re.MULTILINE)
+    assert len(systems) == 3 * 13
+    assert [name for name, _ in itertools.groupby(systems)] == list(dict.fromkeys(systems))
 
 
 def test_a_changed_seed_makes_the_weights_again_for_the_jobs_that_need_them(run):
