@@ -159,7 +159,7 @@ def document(frame: pd.DataFrame) -> str:
         "itself against float64, and u32 is the unit roundoff of float32. *Spread*: the standard "
         "deviation of the logarithm, as a factor. A smaller spread is a better prediction.",
         _by_predictor(divided).to_markdown(index=False, disable_numparse=True),
-        f"Over all arithmetics, {best} has the smallest spread, {spreads[best]:.2g}.",
+        f"Over all rows, {best} has the smallest spread, {spreads[best]:.2g}.",
         "## Growth with depth",
         grows if len(growth) else "Not computed.",
         "## By architecture",
