@@ -14,7 +14,7 @@ OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: all test elsewhere evidence quick contract versions standin slurm opinfo mutants lint docs \
-  gate zoo-check abuse clean hubs FORCE
+  gate zoo-check abuse clean hubs atlas FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -105,6 +105,15 @@ gate: .venv/.ready
 # Is there a false alarm on any architecture? More than an hour; benchmarks/zoo.csv, docs/zoo.md.
 zoo-check: .venv/.ready
 	python benchmarks/zoo.py
+
+# What difference to expect of 300 architectures, in the folder atlas/: docs/atlas.md. Hours; a second
+# call goes on where the first stopped. A network that fails costs its own rows.
+ATLAS := $(wildcard atlas/config.yaml)
+atlas: .venv/.ready
+	$(if $(ATLAS),,python -m npu_parity zoo 'timm:*' 'torchvision:*' --each 4 --number 330 \
+	  --to atlas/config.yaml)
+	-snakemake --cores $(CORES) --directory atlas results/report.html
+	python benchmarks/atlas.py atlas/results
 
 # All hostile input: 1,000 configurations, 30 kills and more. Half an hour; docs/reliability.md.
 abuse: .venv/.ready

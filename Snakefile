@@ -29,8 +29,8 @@ localrules:
 
 rule all:
     input:
-        expand("results/{system}/weights.safetensors", system=SYSTEMS),
-        expand("results/{system}/inputs.npy", system=SYSTEMS),
+        expand("results/{system}/weights.safetensors", system=LARGE),
+        expand("results/{system}/inputs.npy", system=LARGE),
         expand("results/{system}/{run}/outputs.npy", system=SYSTEMS, run=RUNS),
         expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
         expand("results/{system}/{run}/operators.csv", system=SYSTEMS, run=MEASURED),

@@ -14,7 +14,7 @@ rule export:
     input:
         unpack(network),
     output:
-        network="results/{system}/{device}/measured/network.onnx",
+        network=large("results/{system}/{device}/measured/network.onnx"),
         sidecar="results/{system}/{device}/measured/network.json",
     log:
         "logs/{system}/{device}/measured/export.log",
