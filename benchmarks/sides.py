@@ -23,6 +23,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from npu_parity import config as configuration
+from npu_parity.evidence import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / "benchmarks" / "peer"
@@ -159,12 +160,13 @@ def snakemake(place: Path, *arguments: str) -> tuple[Side, str]:
     return run([sys.executable, "-m", "snakemake", *options, *arguments], place)
 
 
-def restricted(full: Path, place: Path) -> Path:
-    """Make a copy of a full run that lacks what the peer makes, and can make nothing else."""
-    shutil.copytree(full, place, ignore=shutil.ignore_patterns(".snakemake", "logs"))
-    for file in [file for file in place.glob("results/**/*") if file.is_file()]:
-        if file.name not in KEPT and file.parent.name != "exact":
-            file.unlink()
+def restricted(full: Path, place: Path, systems: Sequence[str] = ()) -> Path:
+    """Make a copy that has all results of a full run but those that the peer makes as well."""
+    prepare(place, systems)
+    for folder in manifest.folders(full / "results"):
+        found = {f.name for f in folder.iterdir() if f.is_file()} - {manifest.NAME}
+        if names := found if folder.name == "exact" else found & KEPT:
+            manifest.copy(folder, names, place / folder.relative_to(full))
     rules = place / "rules/common.smk"
     text = rules.read_text(encoding="utf-8")
     assert "|exact|" in text, "the pattern of runs in rules/common.smk has changed"

@@ -56,7 +56,7 @@ def whole_runs(place: Path, systems: list[str], against: str) -> dict[str, Any]:
     found: dict[str, Any] = {"peer": peer(prepare(place / "peer", systems))}
     full = prepare(place / "full", systems)
     found["full"] = workflow(full, "all")
-    only = restricted(full, place / "restricted")
+    only = restricted(full, place / "restricted", systems)
     found["restricted"] = workflow(only, *targets(only))
     if against:
         found["before"] = workflow(prepare(place / "before", systems, against), "all")
