@@ -14,7 +14,7 @@ OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: all test elsewhere evidence quick contract versions standin opinfo mutants lint docs gate \
-  zoo-check abuse clean FORCE
+  zoo-check speed abuse clean FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -91,6 +91,11 @@ gate: .venv/.ready
 # Is there a false alarm on any architecture? More than an hour; benchmarks/zoo.csv, docs/zoo.md.
 zoo-check: .venv/.ready
 	python benchmarks/zoo.py
+
+# How fast is a run beside plain scripts? Half an hour at rest; benchmarks/speed.json, docs/speed.md.
+speed: .venv/.ready
+	python benchmarks/speed.py
+	python scripts/readme.py docs/speed.md
 
 # All hostile input: 1,000 configurations, 30 kills and more. Half an hour; docs/reliability.md.
 abuse: .venv/.ready

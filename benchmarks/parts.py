@@ -23,7 +23,7 @@ from npu_parity.sources import checkpoints
 from npu_parity.verdict.judge import judge, read_case
 
 PAIRS = 15  # of passes with and without emulation
-TURNS = 5  # of our timings and torch's
+TURNS = 3  # of our timings and torch's
 READINGS = 9  # of the files of a run
 NETWORKS = ("resnet18", "efficientnet_b0")  # for the tests of products
 HF32 = Numerics(conv="hf32", matmul="hf32")

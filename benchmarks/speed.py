@@ -74,7 +74,7 @@ def reruns(full: Path) -> dict[str, Any]:
         found["nothing"].append(nothing["seconds"])
         found["version"].append(run(version, full)[0]["seconds"])
     config = read(full)
-    system = next(iter(config["models"].values()))
+    system = list(config["models"].values())[-1]
     system["inputs"].append("random:1")
     write(full, config)
     return found | {"change": workflow(full, "all")}
