@@ -45,6 +45,7 @@ from npu_parity import cli, evidence
 from npu_parity.backends.machine import cpu_name, cpus
 
 SAMPLES = 3  # of a run with nothing to do
+QUIET = 0.5  # processes of others that want a CPU
 STAGES = (
     *("weights", "inputs", "outputs", "metrics", "latency", "tables and pages"),
     *("float64", "operators", "numerics", "divergence", ITSELF),
@@ -192,8 +193,10 @@ def about(measured: Mapping[str, Any]) -> str:
     equal = sum(of["weights"] and of["outputs"] for of in same)
     far = max(of["relative_l2_error"] for of in same)
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "timm"))
+    busy = found["load_of_others"] > QUIET
+    warning = "**The machine was busy, so do not rely on these ratios.** " if busy else ""
     return (
-        f"Systems: {', '.join(found['systems'])}. Rounds: {len(measured['rounds'])}. "
+        f"{warning}Systems: {', '.join(found['systems'])}. Rounds: {len(measured['rounds'])}. "
         f"{found['cpus']} CPUs ({found['cpu']}), {versions}. Before the measurement, "
         f"{found['load_of_others']:.1f} processes wanted one of them. {equal} of {len(same)} "
         f"arrays of outputs have the same bits on both sides, from the same weights; the largest "

@@ -88,6 +88,12 @@ def test_stages_are_shares_of_the_time_of_the_scripts():
     assert "1 of 2 arrays of outputs have the same bits" in text and "is 2e-07" in text
 
 
+def test_a_busy_machine_is_said():
+    assert "busy" not in speed.table(MEASURED)
+    conditions = MEASURED["conditions"] | {"load_of_others": 9.8}
+    assert "**The machine was busy" in speed.table(MEASURED | {"conditions": conditions})
+
+
 def test_an_earlier_version_has_a_row_and_a_column():
     earlier = copy.deepcopy(MEASURED)
     earlier["conditions"]["against"] = "v0.1"
