@@ -14,7 +14,7 @@ OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: all test elsewhere evidence quick contract versions standin slurm opinfo mutants lint docs \
-  gate zoo-check abuse clean hubs atlas FORCE
+  gate zoo-check abuse clean hubs atlas speed FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
@@ -114,6 +114,11 @@ atlas: .venv/.ready
 	  --to atlas/config.yaml)
 	-snakemake --cores $(CORES) --directory atlas results/report.html
 	python benchmarks/atlas.py atlas/results
+
+# How fast is a run beside plain scripts? Half an hour at rest; benchmarks/speed.json, docs/speed.md.
+speed: .venv/.ready
+	python benchmarks/speed.py
+	python scripts/readme.py docs/speed.md
 
 # All hostile input: 1,000 configurations, 30 kills and more. Half an hour; docs/reliability.md.
 abuse: .venv/.ready
