@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from npu_parity.check import check_port
 from npu_parity.sources import seeds
@@ -296,6 +297,19 @@ def test_a_setting_that_moves_nothing_is_a_mistake(net, port, eps):
     assert f"eps {eps} where the reference has 1e-05, at norm" in found.differences[0]
 
 
+def test_a_setting_of_an_operator_whose_operands_were_rounded(net, port):
+    """A norm of large numbers with small differences makes roundings a thousand times larger."""
+    net.first.bias.data += 1000
+    port.first.bias.data += 1000
+    port.first.weight.data = net.first.weight.nextafter(torch.tensor(9.0)).data
+    net.change, port.change = F.leaky_relu, lambda x: F.leaky_relu(x, 0.02)
+    found = compare(net, port, TOKENS)
+    setting = "leaky_relu negative_slope 0.02 where the reference has 0.01, at the top level"
+    assert found.same is False and found.differences[0] == setting
+    port.change = F.leaky_relu
+    assert compare(net, port, TOKENS).same
+
+
 @pytest.mark.parametrize(
     ("right", "other"),
     [
@@ -308,6 +322,7 @@ def test_a_setting_that_moves_nothing_is_a_mistake(net, port, eps):
         (lambda x: x.relu(), lambda x: torch.empty(x.shape).copy_(x).relu_()),
         (lambda x: x * 1.5, lambda x: (x * torch.full((16,), 1.5, dtype=torch.float64)).float()),
         (lambda x: x.relu(), lambda x: x.flatten(0, -2).relu().view(x.shape)),
+        (lambda x: x @ torch.eye(16), lambda x: (torch.eye(16) @ x.mT).mT),
     ],
 )
 def test_formulas_written_in_two_ways(net, right, other):
@@ -572,6 +587,50 @@ def test_each_weight_is_perturbed_by_at_most_one_rounding(net):
         noise = (changed - own.double()).abs()
         assert bool(noise.any()) == bool(own.any())
         assert (noise <= 2.0**-24 * own.double().abs() * (1 + 1e-6)).all()
+
+
+class Chain(nn.Module):
+    """Three layers. Their weights and results are of the size of `size`."""
+
+    written = False
+
+    def __init__(self, size):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.first.weight.data *= size
+        for layer in (self.first, self.second, self.last):
+            layer.bias.data *= size
+
+    def forward(self, x):
+        x = self.second(self.first(x).relu()).relu()
+        return x @ self.last.weight.mT + self.last.bias if self.written else self.last(x)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("layer", ["first", "second", "last"])
+def test_the_first_different_result_is_named(layer, size):
+    net = Chain(size).eval()
+    port = copy.deepcopy(net)
+    port.written = True
+    getattr(port, layer).weight.data[1] *= 1.001
+    found = compare(net, port, TOKENS[0])
+    agrees = "" if layer == "first" else "results agree up to relu, "
+    _, _, place = found.differences[0].partition("explain: ")
+    assert found.same is False
+    assert place == f"{agrees}the first different result is addmm at {layer}"
+
+
+def test_a_fault_in_merged_layers_lies_between_them(pixels):
+    port = copy.deepcopy(pixels)
+    port.norm.bias.data[2] += 1e-3
+    port.conv = fuse_conv_bn_eval(port.conv, port.norm)
+    port.norm = nn.Identity().eval()
+    found = compare(pixels, port, images())
+    assert found.same is False
+    assert found.differences[0].endswith(
+        ": the first different result is between convolution at conv and batch_norm at norm"
+    )
 
 
 def test_a_fault_is_followed_back_to_where_results_agree():
