@@ -310,6 +310,10 @@ def test_a_setting_of_an_operator_whose_operands_were_rounded(net, port):
     assert compare(net, port, TOKENS).same
 
 
+def pooled(x, side):
+    return F.max_pool1d(x, 1 + 2 * side, 1, side)
+
+
 @pytest.mark.parametrize(
     ("right", "other"),
     [
@@ -323,6 +327,19 @@ def test_a_setting_of_an_operator_whose_operands_were_rounded(net, port):
         (lambda x: x * 1.5, lambda x: (x * torch.full((16,), 1.5, dtype=torch.float64)).float()),
         (lambda x: x.relu(), lambda x: x.flatten(0, -2).relu().view(x.shape)),
         (lambda x: x @ torch.eye(16), lambda x: (torch.eye(16) @ x.mT).mT),
+        (lambda x: (4 * x).relu(), lambda x: 2 * (2 * x).relu()),
+        (
+            lambda x: x + 2 * x.sum((1, 2), keepdim=True),
+            lambda x: x + (2 * x.sum(2, keepdim=True)).sum(1, keepdim=True),
+        ),
+        (
+            lambda x: F.leaky_relu(x, 0.1) + 2 * F.leaky_relu(x, 0.3),
+            lambda x: F.leaky_relu(x, 0.1) + torch.where(x > 0, 2 * x, 0.6 * x),
+        ),
+        (
+            lambda x: 2 * pooled(x, 1) + pooled(pooled(x, 1), 1),
+            lambda x: 2 * pooled(x, 1) + pooled(x, 2),
+        ),
     ],
 )
 def test_formulas_written_in_two_ways(net, right, other):
@@ -482,6 +499,34 @@ def test_a_setting_without_effect_is_a_mistake_beside_a_rewriting(pixels):
     )
 
 
+def test_a_mistake_beside_a_convolution_that_is_arranged_differently():
+    """The second one is not compared with the first, which has operands of the same size."""
+
+    class Two(nn.Module):
+        padding, dilation = 1, 1
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+
+        def forward(self, x):
+            more = self.padding - 1
+            y = F.conv2d(x, self.a.weight, self.a.bias, 1, self.padding)
+            y = y[..., more : y.shape[-2] - more, more : y.shape[-1] - more].relu()
+            return y + 1e-9 * F.conv2d(
+                y, self.b.weight, self.b.bias, 1, self.dilation, self.dilation
+            )
+
+    net, right, wrong = Two().eval(), Two().eval(), Two().eval()
+    right.padding = wrong.padding = 2
+    wrong.dilation = 2
+    assert compare(net, right, images()).same
+    found = compare(net, wrong, images())
+    assert found.same is False
+    assert found.differences[0].startswith("convolution dilation [2, 2] where the reference has")
+
+
 def rearranged(net, order, factor=1.0, back=1.0):
     """Return a port whose hidden channels have another order and scale."""
     port = copy.deepcopy(net)
@@ -573,6 +618,20 @@ def test_what_is_not_finite_allows_nothing():
         result = function.compare(good, Overflow(value), TOKENS[:, 0])
         assert result.same is False, value
         assert function.compare(Overflow(value), Overflow(value), TOKENS[:, 0]).same
+
+
+def test_the_imaginary_part_of_an_output_counts():
+    class Spectrum(nn.Module):
+        def __init__(self, sign):
+            super().__init__()
+            self.sign = sign
+
+        def forward(self, x):
+            y = torch.fft.fft(x)
+            return torch.complex(y.real, self.sign * y.imag)
+
+    assert function.compare(Spectrum(1), Spectrum(1), TOKENS).same
+    assert function.compare(Spectrum(1), Spectrum(-1), TOKENS).same is False
 
 
 def test_program_is_stored_and_read_again():
