@@ -545,6 +545,19 @@ def test_deviation_by_hand(signs, total):
     assert float(statistic.deviation(of.part())) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("times", [0, 3])
+def test_errors_by_hand(times):
+    """One of 24 values is off by three standard deviations, or none."""
+    of = product(torch.randn(4, 9), torch.randn(9, 6), "fp32")
+    found, deviation = of.exact.clone(), statistic.deviation(of.part())
+    found[2, 5] -= times * deviation[2, 5]
+    errors = statistic.compare(of, found)
+    assert errors.z.value == pytest.approx(times) and errors.rms_z == pytest.approx(times / 24**0.5)
+    share = times * float(deviation[2, 5] / of.part().sums[2, 5])
+    assert errors.of_sums.value == pytest.approx(share)
+    assert errors.z.position == errors.of_sums.position == ((2, 5) if times else ())
+
+
 def test_deviation_of_zeros_is_an_underflow_for_each_rounding():
     of = product(torch.zeros(2, 4), torch.zeros(4, 2), "fp32")
     assert (statistic.deviation(of.part()) == 5 * 2.0**-126).all()
