@@ -444,6 +444,9 @@ class Pixels(nn.Module):
     def first(x, conv):
         return conv(x)
 
+    def running_statistics(self):
+        return self.norm.running_mean, self.norm.running_var
+
 
 @pytest.fixture
 def pixels():
@@ -604,6 +607,30 @@ def test_each_output_counts_for_itself():
     assert compare(Heads().eval(), Heads(column=0.1).eval(), inputs).same is False
 
 
+def test_random_inputs_show_what_symmetric_inputs_hide(pixels):
+    port = copy.deepcopy(pixels)
+    port.first = lambda x, c: c(0 + x.flip(-1))
+    symmetric = images() + images().flip(-1)
+    assert compare(pixels, port, symmetric).same is False
+
+
+def test_every_input_counts(pixels):
+    """One large value of the last input is clamped. Random inputs have no such value."""
+    port, inputs = copy.deepcopy(pixels), images(3)
+    inputs[2, 0, 5, 5] = 1e4
+    port.first = lambda x, c: c(x.clamp(max=5e3))
+    assert compare(pixels, port, inputs).same is False
+    assert compare(pixels, port, inputs[:2]).same
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_networks_that_write_to_their_inputs(pixels, wrong):
+    port = copy.deepcopy(pixels)
+    pixels.first = lambda x, c: c(x.mul_(2))
+    port.first = lambda x, c: c(x.add_(x).add_(x if wrong else 0))
+    assert compare(pixels, port, images()).same is not wrong
+
+
 def test_what_is_not_finite_allows_nothing():
     class Overflow(nn.Module):
         def __init__(self, value):
@@ -639,10 +666,11 @@ def test_program_is_stored_and_read_again():
     assert Program.from_dict(json.loads(json.dumps(program.to_dict()))) == program
 
 
-def test_each_weight_is_perturbed_by_at_most_one_rounding(net):
-    exact = copy.deepcopy(net).double()
-    function._perturb(exact, net, 0)
-    for changed, own in zip(exact.parameters(), net.parameters(), strict=True):
+def test_each_weight_is_perturbed_by_at_most_one_rounding(pixels):
+    exact = copy.deepcopy(pixels).double()
+    function._perturb(exact, pixels, 0)
+    weights = [[*m.parameters(), *m.running_statistics()] for m in (exact, pixels)]
+    for changed, own in zip(*weights, strict=True):
         noise = (changed - own.double()).abs()
         assert bool(noise.any()) == bool(own.any())
         assert (noise <= 2.0**-24 * own.double().abs() * (1 + 1e-6)).all()
