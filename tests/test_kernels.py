@@ -318,6 +318,31 @@ def test_coarse_sums_are_seen_through_a_bias_and_in_one_row(bias, rows):
     assert math.isinf(result.largest_error)
 
 
+def test_a_coarse_sum_is_seen_through_any_bias():
+    """The addition of a bias rounds up in some channels, and down in others."""
+    torch.manual_seed(0)
+    x, w, added = torch.randn(1, 64, 12, 12), torch.randn(16, 64, 3, 3), torch.randn(16)
+    call = only(calls_of(lambda x: F.conv2d(x, w, added), x))
+    sums = F.conv2d(*(round_to(t, "hf32") for t in (x, w)))
+    for row in range(16):
+        found = sums.clone()
+        found[:, row] = round_mantissa(found[:, row], 16)
+        found += added[:, None, None]
+        result = check_operator(call, CPU, lambda *_, y=found: y, everywhere("hf32"))
+        assert result.passed is False and result.note.startswith("results use "), row
+
+
+def test_results_of_much_larger_sums_have_few_bits():
+    """Two halves of the sum nearly cancel. The last bit of the result is theirs."""
+    x, w = operands(64)
+    x, w = torch.cat([x, x + 1e-3 * x.roll(1, 1)], 1), torch.cat([w, -w])
+
+    def halves(x, w):
+        return x[:, :64] @ w[:64] + x[:, 64:] @ w[64:]
+
+    assert checked(lambda x: x @ w, x, "fp32", halves).passed
+
+
 def test_coarse_results_in_short_rows_are_judged_together():
     x, w = operands(64, side=8)
     result = checked(lambda x: x @ w, x, kernel=lambda a, b: round_mantissa(a @ b, 12))
@@ -382,6 +407,14 @@ def test_both_runs_keep_to_the_bound():
     assert 3 < wrong < 50 and off(wrong - 2, wrong - 2).passed
     for runs in ((wrong - 2, wrong), (wrong, wrong - 2)):
         assert off(*runs).passed is False and off(*runs).note.startswith("two runs")
+
+
+def test_two_runs_with_operands_in_two_formats():
+    """Each run alone is right, and the bound of HF32 is wide. But the device is not stable."""
+    x, w = operands(576)
+    runs = iter([rounded("hf32")(x, w), x @ w])
+    result = checked(lambda x: x @ w, x, "hf32", lambda *_: next(runs))
+    assert result.passed is False and result.note.startswith("two runs")
 
 
 def test_two_runs_must_be_equal_if_the_result_must_be_exact():
