@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from npu_parity.check import check_port
+from npu_parity.numerics.widening import wide
 from npu_parity.sources import seeds
 from npu_parity.verdict import function, sight
 from npu_parity.verdict.answers import Program
@@ -674,6 +675,15 @@ def test_each_weight_is_perturbed_by_at_most_one_rounding(pixels):
         noise = (changed - own.double()).abs()
         assert bool(noise.any()) == bool(own.any())
         assert (noise <= 2.0**-24 * own.double().abs() * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.complex64])
+def test_a_wide_copy_shares_no_memory(dtype):
+    own = torch.ones(3, dtype=dtype)
+    copied = wide(own)
+    copied += 1
+    assert own.tolist() == [1] * 3 and copied.tolist() == [2] * 3
+    assert copied.element_size() >= 8
 
 
 class Chain(nn.Module):
