@@ -662,6 +662,30 @@ def test_the_imaginary_part_of_an_output_counts():
     assert function.compare(Spectrum(1), Spectrum(-1), TOKENS).same is False
 
 
+class Wave(nn.Module):
+    """Complex numbers whose conjugate torch computes only when somebody reads them."""
+
+    def __init__(self, size, part=lambda y: y):
+        super().__init__()
+        self.size, self.part = size, part
+
+    def forward(self, x):
+        return self.part((torch.fft.ifft(self.size * x) / self.size).conj())
+
+
+def test_lazy_conjugates_are_compared():
+    assert function.compare(Wave(1, torch.abs), Wave(2, torch.abs), TOKENS).same
+    assert function.compare(Wave(1), Wave(2), TOKENS).same
+    assert function.compare(Wave(1), Wave(1, lambda y: y.conj()), TOKENS).same is False
+
+
+def test_complex_outputs_where_the_reference_has_real_ones():
+    result = function.compare(Wave(1, torch.real), Wave(1), TOKENS)
+    assert (
+        result.same is False and "of complex numbers where the reference has" in result.reasons[0]
+    )
+
+
 def test_program_is_stored_and_read_again():
     program = Program(True, "same function", ("mm where the reference has addmm, at head",))
     assert Program.from_dict(json.loads(json.dumps(program.to_dict()))) == program
