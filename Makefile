@@ -13,14 +13,17 @@ LOGGER := $(if $(VERBOSE),,--logger rich)
 OTHER_CORE := $(if $(filter x86_64 amd64,$(shell uname -m)),Prescott,ARMV8)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: all test elsewhere evidence quick contract versions standin opinfo mutants lint docs gate \
-  zoo-check abuse clean FORCE
+.PHONY: all test elsewhere evidence quick contract versions standin slurm opinfo mutants lint docs \
+  gate zoo-check abuse clean hubs atlas speed FORCE
 
 all: .venv/.ready
 	snakemake $(LOGGER) --cores $(CORES) --workflow-profile $(PROFILE) all
 
 test: .venv/.ready
 	pytest -n 2 --dist loadfile
+
+# Two processes of tests share the CPUs, so a thread that waits must not keep one busy.
+test elsewhere quick: export OMP_WAIT_POLICY = PASSIVE
 
 # The fast tests as on another machine: other kernels of BLAS and torch, two threads.
 elsewhere: .venv/.ready
@@ -58,6 +61,17 @@ standin: .venv/.ready
 	python benchmarks/standin.py standin/results
 	python scripts/readme.py docs/npu.md
 
+# profiles/slurm on a Slurm of one node, which the tests start. Needs Debian's slurm-wlm: docs/clusters.md.
+slurm: .venv/.ready | $(UV)
+	$(UV) sync --locked --inexact --extra $(EXTRA) --group slurm
+	pytest -rs tests/test_slurm.py
+
+# The systems on weights of both hubs, which a server on this machine stands in for, in the folder hubs/:
+# docs/hubs-totals.md, docs/weights.md.
+hubs: .venv/.ready
+	python benchmarks/hubs.py $(CORES)
+	python scripts/readme.py docs/weights.md
+
 # PyTorch's own tests of operators and modules against the bounds: docs/operators.md.
 opinfo: .venv/.ready
 	OMP_NUM_THREADS=1 python tests/operator_tests.py
@@ -91,6 +105,20 @@ gate: .venv/.ready
 # Is there a false alarm on any architecture? More than an hour; benchmarks/zoo.csv, docs/zoo.md.
 zoo-check: .venv/.ready
 	python benchmarks/zoo.py
+
+# What difference to expect of 300 architectures, in the folder atlas/: docs/atlas.md. Hours; a second
+# call goes on where the first stopped. A network that fails costs its own rows.
+ATLAS := $(wildcard atlas/config.yaml)
+atlas: .venv/.ready
+	$(if $(ATLAS),,python -m npu_parity zoo 'timm:*' 'torchvision:*' --each 4 --number 330 \
+	  --to atlas/config.yaml)
+	-snakemake --cores $(CORES) --directory atlas results/report.html
+	python benchmarks/atlas.py atlas/results
+
+# How fast is a run beside plain scripts? Half an hour at rest; benchmarks/speed.json, docs/speed.md.
+speed: .venv/.ready
+	python benchmarks/speed.py
+	python scripts/readme.py docs/speed.md
 
 # All hostile input: 1,000 configurations, 30 kills and more. Half an hour; docs/reliability.md.
 abuse: .venv/.ready

@@ -16,10 +16,21 @@ include: "rules/outdated.smk"
 include: "rules/run.smk"
 
 
+# Short jobs, which a cluster need not run.
+localrules:
+    metrics,
+    figure,
+    table,
+    card,
+    summary,
+    page,
+    verify,
+
+
 rule all:
     input:
-        expand("results/{system}/weights.safetensors", system=SYSTEMS),
-        expand("results/{system}/inputs.npy", system=SYSTEMS),
+        expand("results/{system}/weights.safetensors", system=LARGE),
+        expand("results/{system}/inputs.npy", system=LARGE),
         expand("results/{system}/{run}/outputs.npy", system=SYSTEMS, run=RUNS),
         expand("results/{system}/{run}/metrics.json", system=SYSTEMS, run=COMPARED),
         expand("results/{system}/{run}/operators.csv", system=SYSTEMS, run=MEASURED),

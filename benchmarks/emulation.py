@@ -9,14 +9,14 @@ only the ratio, because the times depend on the machine. The project promises a 
 import statistics
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 
 from npu_parity import cli, config
 from npu_parity.numerics.emulation import Emulation
-from npu_parity.numerics.formats import PRESETS
+from npu_parity.numerics.formats import PRESETS, Numerics
 from npu_parity.sources import architectures
 from npu_parity.sources.preprocessing import Preprocessing
 
@@ -31,6 +31,21 @@ def seconds(model: torch.nn.Module, x: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
+def ratios(about: dict[str, Any], numerics: Numerics, samples: int, batch: int = 1) -> list[float]:
+    """Return the ratios of pairs of passes, for a system of the configuration."""
+    torch.manual_seed(0)
+    model = architectures.build(about["architecture"], about["arguments"]).eval()
+    shape = Preprocessing(*map(about.get, ("architecture", "preprocessing", "weights"))).shape
+    x = torch.rand(batch, *shape)
+    found, emulated = [], Emulation(numerics)
+    with torch.inference_mode():
+        for _ in range(samples + 2):
+            plain = seconds(model, x)
+            with emulated:  # the same emulation for many inputs
+                found.append(seconds(model, x) / plain)
+    return found[2:]  # caches are warm
+
+
 def main(
     threads: Annotated[int, typer.Option(help="threads of torch")] = 1,
     samples: Annotated[int, typer.Option(help="pairs of passes for system and numerics")] = 15,
@@ -40,20 +55,10 @@ def main(
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}, {threads} threads, batch {batch}, {samples} pairs")
     for system, about in config.load(CONFIG)["models"].items():
-        torch.manual_seed(0)
-        model = architectures.build(about["architecture"], about["arguments"]).eval()
-        shape = Preprocessing(*map(about.get, ("architecture", "preprocessing", "weights"))).shape
-        x = torch.rand(batch, *shape)
         for name, numerics in REDUCED.items():
-            ratios, emulated = [], Emulation(numerics)
-            with torch.inference_mode():
-                for _ in range(samples + 2):
-                    plain = seconds(model, x)
-                    with emulated:  # the same emulation for many inputs
-                        ratios.append(seconds(model, x) / plain)
-            ratios = ratios[2:]  # caches are warm
-            median = statistics.median(ratios)
-            print(f"{system:20} {name:14} {median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+            found = ratios(about, numerics, samples, batch)
+            median = statistics.median(found)
+            print(f"{system:20} {name:14} {median:.2f} ({min(found):.2f} to {max(found):.2f})")
 
 
 if __name__ == "__main__":

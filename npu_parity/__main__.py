@@ -74,6 +74,32 @@ def add(
 
 
 @app.command()
+def zoo(
+    patterns: Annotated[
+        list[str], typer.Argument(help="networks, such as 'timm:mobilenetv3*' 'torchvision:*'")
+    ],
+    to: Annotated[Path, typer.Option(help="a new configuration, such as zoo/config.yaml")],
+    number: Annotated[
+        int | None, typer.Option(min=1, help="the largest number of networks; the smallest stay")
+    ] = None,
+    each: Annotated[
+        int | None,
+        typer.Option(min=1, help="the largest number of networks of each module of the library"),
+    ] = None,
+) -> None:
+    """Write a configuration with a system for each network that fits PATTERNS: docs/guide.md.
+
+    The weights are seeded. Every arithmetic is predicted, and nothing is executed on a device.
+    """
+    from npu_parity import zoo as writing
+
+    found = writing.write(patterns, to, number, each)
+    print(*writing.lines(found), sep="\n", end="\n" * bool(found.left_out))
+    command = f"snakemake --cores 4 --directory {to.parent} results/summary.json"
+    print(f"{to}: {len(found.systems)} systems; to run them: {command}")
+
+
+@app.command()
 def accept(
     source: Annotated[str, typer.Argument(help="a source of weights, as in weights.lock.yaml")],
 ) -> None:

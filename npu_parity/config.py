@@ -291,11 +291,16 @@ def runs(config: Config) -> tuple[list[tuple[str, str]], dict[str, str]]:
 
 
 def timed(config: Config, planned: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the runs that have a latency: those that this machine executes on the device."""
+    """Return the runs that have a latency: those that this machine executes on the device.
+
+    Without batch sizes, none has.
+    """
     return [
         (name, run)
         for name, run in planned
-        if run == "measured" and BACKENDS[config["devices"][name]["backend"]].executes
+        if config["latency"]["batch_sizes"]
+        and run == "measured"
+        and BACKENDS[config["devices"][name]["backend"]].executes
     ]
 
 

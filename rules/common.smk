@@ -40,9 +40,16 @@ REFERENCE, *COMPARED = RUNS
 MEASURED = [f"{device}/{run}" for device, run in PLANNED if run == "measured"]
 TIMED = [f"{device}/{run}" for device, run in configuration.timed(config, PLANNED)]
 
-# A torch_npu that cannot be imported would abort every job. With conda, jobs use another Python.
+# Files that can be made again byte for byte. Without keep_large, Snakemake removes each one after the
+# last job that needs it.
+LARGE = SYSTEMS if config["keep_large"] else []
+large = str if config["keep_large"] else temp
+
+# A torch_npu that cannot be imported would abort every job. With conda, jobs use another Python. The
+# nodes of a cluster have drivers that this machine may not have.
+ON_CLUSTER = workflow.resource_settings.nodes is not None
 try:
-    if not workflow.deployment_settings.deployment_method:
+    if not ON_CLUSTER and not workflow.deployment_settings.deployment_method:
         configuration.check_software(config, PLANNED)
 except ParityError as error:
     sys.exit(f"error: {error}")

@@ -20,6 +20,7 @@ rule divergence:
         software
     resources:
         accelerators=accelerators,
+        gres=gres,
     params:
         script=script("divergence"),
         options=program(

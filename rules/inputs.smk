@@ -7,7 +7,7 @@ in: nothing, or the user's images   out: inputs.npy (inputs, 3, H, W) and its si
 
 rule inputs:
     output:
-        array="results/{system}/inputs.npy",
+        array=large("results/{system}/inputs.npy"),
         sidecar="results/{system}/inputs.json",
     log:
         "logs/{system}/inputs.log",

@@ -17,6 +17,7 @@ rule latency:
     threads: workflow.cores
     resources:
         accelerators=accelerators,
+        gres=gres,
     params:
         script=script("latency"),
         options=program(

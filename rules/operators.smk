@@ -16,6 +16,7 @@ rule operators:
         software
     resources:
         accelerators=accelerators,
+        gres=gres,
     params:
         output=subpath(output.program, parent=True),
         script=script("operators"),
@@ -40,6 +41,7 @@ rule numerics:
         software
     resources:
         accelerators=accelerators,
+        gres=gres,
     params:
         script=script("numerics"),
         options=program(

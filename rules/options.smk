@@ -89,6 +89,16 @@ def accelerators(wildcards) -> int:
     return int(measured and issubclass(backend, Accelerator))
 
 
+# What Slurm calls the accelerators of a backend. `--set-resources` gives them another name.
+GRES = {"cuda": "gpu", "xpu": "gpu"}
+
+
+def gres(wildcards) -> str:
+    """Return the generic resource of Slurm that a program uses, such as `npu:1`, or nothing."""
+    backend = config["devices"][wildcards.device]["backend"]
+    return f"{GRES.get(backend, backend)}:1" if accelerators(wildcards) else ""
+
+
 def setting(key: str):
     """Return a function of the wildcards: a setting of the system."""
     return lambda wildcards: config["models"][wildcards.system].get(key, {})

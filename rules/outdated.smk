@@ -26,8 +26,9 @@ def expected(name: str, wildcards: dict):
 
 
 # Snakemake's own memory may be gone, or be of another machine. The manifests say what made a result.
-OUTDATED = dict(manifest.outdated(Path("results"), expected))
-if workflow.is_main_process:
+OUTDATED = {}
+if workflow.is_main_process:  # on a cluster, each job has a Snakemake of its own
+    OUTDATED |= manifest.outdated(Path("results"), expected)
     for line in manifest.summary(OUTDATED):
         print(line, file=sys.stderr)
 

@@ -14,7 +14,7 @@ rule export:
     input:
         unpack(network),
     output:
-        network="results/{system}/{device}/measured/network.onnx",
+        network=large("results/{system}/{device}/measured/network.onnx"),
         sidecar="results/{system}/{device}/measured/network.json",
     log:
         "logs/{system}/{device}/measured/export.log",
@@ -42,6 +42,7 @@ rule outputs:
         software
     resources:
         accelerators=accelerators,
+        gres=gres,
     params:
         script=script("outputs"),
         options=program(

@@ -13,6 +13,7 @@ rule probe:
         software
     resources:
         accelerators=accelerators,
+        gres=gres,
     params:
         script=script("probe"),
         options=program("probe", only_device),

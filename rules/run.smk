@@ -14,7 +14,7 @@ try:
         for system in SYSTEMS
         for folder in ["tables", system, *(f"{system}/{run}" for run in RUNS)]
     )
-    OWNER = lock.release_dead()
+    OWNER = lock.release_dead() if workflow.is_main_process else None
 except ParityError as error:
     sys.exit(f"error: {error}")
 

@@ -8,8 +8,16 @@ in: the user's files   out: weights.safetensors and its sidecar, an entry of wei
 
 
 rule weights:
+    input:
+        # Only for the order of jobs: with a file that will be removed, Snakemake finishes a system
+        # before it starts the next one.
+        branch(
+            config["keep_large"],
+            then=[],
+            otherwise=ancient("results/{system}/inputs.npy"),
+        ),
     output:
-        file="results/{system}/weights.safetensors",
+        file=large("results/{system}/weights.safetensors"),
         sidecar="results/{system}/weights.json",
     log:
         "logs/{system}/weights.log",

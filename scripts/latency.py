@@ -17,7 +17,7 @@ def main(
     device: cli.Device = "cpu",
     ported: cli.Ported = "",
     exported: cli.Exported = None,
-    warmup: Annotated[int, typer.Option(help="uncounted passes for each batch size")] = 3,
+    warmup: Annotated[int, typer.Option(help="passes before the counted, for each size")] = 3,
     samples: Annotated[int, typer.Option(help="counted passes with batch size 1")] = 100,
     batch_samples: Annotated[int, typer.Option(help="counted passes with larger batches")] = 10,
     threads: cli.Threads = 1,

@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import door
 import numpy as np
 import yaml
 from hub_server import NOWHERE, hub_env
@@ -140,9 +141,10 @@ class Project:
         }
 
     def run(self, *arguments, cores=2):
-        if "--cores" in arguments:
-            return subprocess.run(**self.command(*arguments))
-        return subprocess.run(**self.command("--cores", str(cores), *arguments))
+        more = () if "--cores" in arguments else ("--cores", str(cores))
+        command = self.command(*more, *arguments)
+        # Only a new Python runs a sitecustomize.
+        return subprocess.run(**command) if "PYTHONPATH" in self.env else door.run(command)
 
     def succeed(self, *arguments):
         done = self.run(*arguments)

@@ -286,9 +286,10 @@ def plan(project, content, *arguments):
     """Plan a run of a configuration; return the line that refuses it, or None."""
     (project.folder / "config.yaml").write_bytes(content)
     command = project.command("--cores", "1", "--dry-run", *arguments)
-    status, printed = door.run(command, project.place / "printed", timeout=300)
-    assert status in (0, 1), f"{status}: {printed}"
-    if status == 0:
+    done = door.run(command, timeout=300)
+    printed = done.stdout
+    assert done.returncode in (0, 1), f"{done.returncode}: {printed}"
+    if done.returncode == 0:
         return None
     told = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and "Traceback" not in printed, printed

@@ -485,3 +485,19 @@ def test_running_errors(name):
     expected = torch.as_tensor(caused, dtype=torch.float64) * (1 + relative) + relative * abs(value)
     torch.testing.assert_close(found.value, value)
     torch.testing.assert_close(found.error, expected.expand(3), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "least", "most"),
+    [
+        ([0.0, -0.0], math.inf, 0),
+        ([], math.inf, 0),
+        ([0.0, -3.0, 2.0, 5.0, -7.0], 2, 7),
+        ([-1e-45, 1.0, -math.inf], 2.0**-149, math.inf),
+    ],
+)
+def test_smallest_and_largest_magnitude(values, least, most):
+    x = torch.tensor(values, dtype=torch.float32)
+    assert rules.smallest(x) == least and rules.largest(x) == most
+    assert rules.has_subnormal(x) is (least < 2.0**-126)
+    assert math.isnan(rules.largest(torch.tensor([1.0, math.nan])))

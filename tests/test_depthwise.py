@@ -35,3 +35,10 @@ def test_other_convolutions_stay_torchs_own(channels, outputs, groups, transpose
     w = torch.randn(channels if transposed else outputs, inner, 3, 3, dtype=torch.float64)
     args = (x, w, None, [1, 1], [1, 1], [1, 1], transposed, [0, 0], groups)
     assert depthwise.run(CONVOLUTION, args, {}).equal(CONVOLUTION(*args))
+
+
+def test_other_operators_and_arguments_by_name_stay_torchs_own():
+    x, w = torch.randn(1, 4, 9, 9).double(), torch.randn(4, 1, 3, 3).double()
+    args = (x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0])
+    assert depthwise.run(CONVOLUTION, args, {"groups": 4}).equal(CONVOLUTION(*args, 4))
+    assert depthwise.run(torch.ops.aten.relu.default, (x,), {}).equal(x.relu())

@@ -15,8 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from npu_parity.check import check_port
+from npu_parity.numerics.widening import wide
 from npu_parity.sources import seeds
 from npu_parity.verdict import function, sight
 from npu_parity.verdict.answers import Program
@@ -296,6 +298,23 @@ def test_a_setting_that_moves_nothing_is_a_mistake(net, port, eps):
     assert f"eps {eps} where the reference has 1e-05, at norm" in found.differences[0]
 
 
+def test_a_setting_of_an_operator_whose_operands_were_rounded(net, port):
+    """A norm of large numbers with small differences makes roundings a thousand times larger."""
+    net.first.bias.data += 1000
+    port.first.bias.data += 1000
+    port.first.weight.data = net.first.weight.nextafter(torch.tensor(9.0)).data
+    net.change, port.change = F.leaky_relu, lambda x: F.leaky_relu(x, 0.02)
+    found = compare(net, port, TOKENS)
+    setting = "leaky_relu negative_slope 0.02 where the reference has 0.01, at the top level"
+    assert found.same is False and found.differences[0] == setting
+    port.change = F.leaky_relu
+    assert compare(net, port, TOKENS).same
+
+
+def pooled(x, side):
+    return F.max_pool1d(x, 1 + 2 * side, 1, side)
+
+
 @pytest.mark.parametrize(
     ("right", "other"),
     [
@@ -308,6 +327,20 @@ def test_a_setting_that_moves_nothing_is_a_mistake(net, port, eps):
         (lambda x: x.relu(), lambda x: torch.empty(x.shape).copy_(x).relu_()),
         (lambda x: x * 1.5, lambda x: (x * torch.full((16,), 1.5, dtype=torch.float64)).float()),
         (lambda x: x.relu(), lambda x: x.flatten(0, -2).relu().view(x.shape)),
+        (lambda x: x @ torch.eye(16), lambda x: (torch.eye(16) @ x.mT).mT),
+        (lambda x: (4 * x).relu(), lambda x: 2 * (2 * x).relu()),
+        (
+            lambda x: x + 2 * x.sum((1, 2), keepdim=True),
+            lambda x: x + (2 * x.sum(2, keepdim=True)).sum(1, keepdim=True),
+        ),
+        (
+            lambda x: F.leaky_relu(x, 0.1) + 2 * F.leaky_relu(x, 0.3),
+            lambda x: F.leaky_relu(x, 0.1) + torch.where(x > 0, 2 * x, 0.6 * x),
+        ),
+        (
+            lambda x: 2 * pooled(x, 1) + pooled(pooled(x, 1), 1),
+            lambda x: 2 * pooled(x, 1) + pooled(x, 2),
+        ),
     ],
 )
 def test_formulas_written_in_two_ways(net, right, other):
@@ -412,6 +445,9 @@ class Pixels(nn.Module):
     def first(x, conv):
         return conv(x)
 
+    def running_statistics(self):
+        return self.norm.running_mean, self.norm.running_var
+
 
 @pytest.fixture
 def pixels():
@@ -465,6 +501,34 @@ def test_a_setting_without_effect_is_a_mistake_beside_a_rewriting(pixels):
     assert found.differences[0] == (
         "convolution stride [3, 3] where the reference has [2, 2], at conv"
     )
+
+
+def test_a_mistake_beside_a_convolution_that_is_arranged_differently():
+    """The second one is not compared with the first, which has operands of the same size."""
+
+    class Two(nn.Module):
+        padding, dilation = 1, 1
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+
+        def forward(self, x):
+            more = self.padding - 1
+            y = F.conv2d(x, self.a.weight, self.a.bias, 1, self.padding)
+            y = y[..., more : y.shape[-2] - more, more : y.shape[-1] - more].relu()
+            return y + 1e-9 * F.conv2d(
+                y, self.b.weight, self.b.bias, 1, self.dilation, self.dilation
+            )
+
+    net, right, wrong = Two().eval(), Two().eval(), Two().eval()
+    right.padding = wrong.padding = 2
+    wrong.dilation = 2
+    assert compare(net, right, images()).same
+    found = compare(net, wrong, images())
+    assert found.same is False
+    assert found.differences[0].startswith("convolution dilation [2, 2] where the reference has")
 
 
 def rearranged(net, order, factor=1.0, back=1.0):
@@ -544,6 +608,30 @@ def test_each_output_counts_for_itself():
     assert compare(Heads().eval(), Heads(column=0.1).eval(), inputs).same is False
 
 
+def test_random_inputs_show_what_symmetric_inputs_hide(pixels):
+    port = copy.deepcopy(pixels)
+    port.first = lambda x, c: c(0 + x.flip(-1))
+    symmetric = images() + images().flip(-1)
+    assert compare(pixels, port, symmetric).same is False
+
+
+def test_every_input_counts(pixels):
+    """One large value of the last input is clamped. Random inputs have no such value."""
+    port, inputs = copy.deepcopy(pixels), images(3)
+    inputs[2, 0, 5, 5] = 1e4
+    port.first = lambda x, c: c(x.clamp(max=5e3))
+    assert compare(pixels, port, inputs).same is False
+    assert compare(pixels, port, inputs[:2]).same
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_networks_that_write_to_their_inputs(pixels, wrong):
+    port = copy.deepcopy(pixels)
+    pixels.first = lambda x, c: c(x.mul_(2))
+    port.first = lambda x, c: c(x.add_(x).add_(x if wrong else 0))
+    assert compare(pixels, port, images()).same is not wrong
+
+
 def test_what_is_not_finite_allows_nothing():
     class Overflow(nn.Module):
         def __init__(self, value):
@@ -560,18 +648,110 @@ def test_what_is_not_finite_allows_nothing():
         assert function.compare(Overflow(value), Overflow(value), TOKENS[:, 0]).same
 
 
+def test_the_imaginary_part_of_an_output_counts():
+    class Spectrum(nn.Module):
+        def __init__(self, sign):
+            super().__init__()
+            self.sign = sign
+
+        def forward(self, x):
+            y = torch.fft.fft(x)
+            return torch.complex(y.real, self.sign * y.imag)
+
+    assert function.compare(Spectrum(1), Spectrum(1), TOKENS).same
+    assert function.compare(Spectrum(1), Spectrum(-1), TOKENS).same is False
+
+
+class Wave(nn.Module):
+    """Complex numbers whose conjugate torch computes only when somebody reads them."""
+
+    def __init__(self, size, part=lambda y: y):
+        super().__init__()
+        self.size, self.part = size, part
+
+    def forward(self, x):
+        return self.part((torch.fft.ifft(self.size * x) / self.size).conj())
+
+
+def test_lazy_conjugates_are_compared():
+    assert function.compare(Wave(1, torch.abs), Wave(2, torch.abs), TOKENS).same
+    assert function.compare(Wave(1), Wave(2), TOKENS).same
+    assert function.compare(Wave(1), Wave(1, lambda y: y.conj()), TOKENS).same is False
+
+
+def test_complex_outputs_where_the_reference_has_real_ones():
+    result = function.compare(Wave(1, torch.real), Wave(1), TOKENS)
+    assert (
+        result.same is False and "of complex numbers where the reference has" in result.reasons[0]
+    )
+
+
 def test_program_is_stored_and_read_again():
     program = Program(True, "same function", ("mm where the reference has addmm, at head",))
     assert Program.from_dict(json.loads(json.dumps(program.to_dict()))) == program
 
 
-def test_each_weight_is_perturbed_by_at_most_one_rounding(net):
-    exact = copy.deepcopy(net).double()
-    function._perturb(exact, net, 0)
-    for changed, own in zip(exact.parameters(), net.parameters(), strict=True):
+def test_each_weight_is_perturbed_by_at_most_one_rounding(pixels):
+    exact = copy.deepcopy(pixels).double()
+    function._perturb(exact, pixels, 0)
+    weights = [[*m.parameters(), *m.running_statistics()] for m in (exact, pixels)]
+    for changed, own in zip(*weights, strict=True):
         noise = (changed - own.double()).abs()
         assert bool(noise.any()) == bool(own.any())
         assert (noise <= 2.0**-24 * own.double().abs() * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.complex64])
+def test_a_wide_copy_shares_no_memory(dtype):
+    own = torch.ones(3, dtype=dtype)
+    copied = wide(own)
+    copied += 1
+    assert own.tolist() == [1] * 3 and copied.tolist() == [2] * 3
+    assert copied.element_size() >= 8
+
+
+class Chain(nn.Module):
+    """Three layers. Their weights and results are of the size of `size`."""
+
+    written = False
+
+    def __init__(self, size):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.first.weight.data *= size
+        for layer in (self.first, self.second, self.last):
+            layer.bias.data *= size
+
+    def forward(self, x):
+        x = self.second(self.first(x).relu()).relu()
+        return x @ self.last.weight.mT + self.last.bias if self.written else self.last(x)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("layer", ["first", "second", "last"])
+def test_the_first_different_result_is_named(layer, size):
+    net = Chain(size).eval()
+    port = copy.deepcopy(net)
+    port.written = True
+    getattr(port, layer).weight.data[1] *= 1.001
+    found = compare(net, port, TOKENS[0])
+    agrees = "" if layer == "first" else "results agree up to relu, "
+    _, _, place = found.differences[0].partition("explain: ")
+    assert found.same is False
+    assert place == f"{agrees}the first different result is addmm at {layer}"
+
+
+def test_a_fault_in_merged_layers_lies_between_them(pixels):
+    port = copy.deepcopy(pixels)
+    port.norm.bias.data[2] += 1e-3
+    port.conv = fuse_conv_bn_eval(port.conv, port.norm)
+    port.norm = nn.Identity().eval()
+    found = compare(pixels, port, images())
+    assert found.same is False
+    assert found.differences[0].endswith(
+        ": the first different result is between convolution at conv and batch_norm at norm"
+    )
 
 
 def test_a_fault_is_followed_back_to_where_results_agree():

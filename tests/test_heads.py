@@ -238,8 +238,9 @@ def detector(name="retina"):
         return detection.RetinaNet(body, 3, anchor_generator=anchors, **size).eval()
     pool = MultiScaleRoIAlign(["0"], output_size=3, sampling_ratio=2)
     masks = {"mask_roi_pool": MultiScaleRoIAlign(["0"], output_size=4, sampling_ratio=2)}
+    few = {"box_detections_per_img": 10}  # each mask takes fifty operators
     return detection.MaskRCNN(
-        body, 3, rpn_anchor_generator=anchors, box_roi_pool=pool, **masks, **size
+        body, 3, rpn_anchor_generator=anchors, box_roi_pool=pool, **masks, **size, **few
     ).eval()
 
 

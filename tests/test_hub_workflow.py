@@ -6,10 +6,10 @@ import shutil
 from copy import deepcopy
 
 import pytest
-import torch
+from hub_repositories import serve, wrong
 from hub_server import NOWHERE, HubServer, hub_env
 from project import CONFIG, ROOT, Project, system, told
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from npu_parity import config, obtain
 from npu_parity.sources import architectures, hubs
@@ -28,21 +28,6 @@ SMALL = {
 }
 PROCESSOR = {"do_resize": True, "size": 9, "resample": 3, "image_mean": [0.1] * 3} | {
     "image_std": [0.3] * 3
-}
-# For each system of the project: the network whose weights a hub has, the file and its repository.
-PUBLISHED = {
-    "bird_species": ("torchvision:resnet50", "model.safetensors", "timm/resnet50.tv2_in1k"),
-    "efficientnet_b0": (
-        "timm:efficientnet_b0",
-        "model.safetensors",
-        "timm/efficientnet_b0.ra_in1k",
-    ),
-    "convnextv2_atto": (
-        "timm:convnextv2_atto",
-        "model.safetensors",
-        "timm/convnextv2_atto.fcmae_ft_in1k",
-    ),
-    "svhn": ("models/svhn.py:svhn", "model-122000.pth", "Genius-Society/svhn"),
 }
 
 
@@ -188,55 +173,23 @@ def test_a_byte_that_changed_on_a_hub_is_refused_with_both_hashes(small, server)
     assert "npu-parity accept 'modelscope:owner/small'" in line
 
 
-def test_every_system_runs_on_the_weights_of_its_hubs(server, tmp_path):
-    """Weights arrive from each hub, and outputs from one of them. One system runs to its card.
-
-    EfficientNet-Lite0 is above; resnet34 has no weights on a hub, svhn has some on ModelScope only.
-    """
+def test_the_weights_of_every_system_arrive_from_its_hubs(server, tmp_path):
+    """`make hubs` runs the main job on them. EfficientNet-Lite0 is above, resnet34 has no hub."""
     project = Project.make(tmp_path, CONFIG)
     project.env = server.env()
-    served, models = {}, {}
-    for name, (architecture, file, repo) in PUBLISHED.items():
-        served[name] = drawn(architecture)
-        if file.endswith(".pth"):
-            torch.save(served[name], tmp_path / file)
-            server.add(repo, "model-9000.pth", b"an earlier checkpoint")
-            server.add(repo, file, (tmp_path / file).read_bytes())
-        else:
-            server.add(repo, file, save(served[name]))
-        for source in OWN[name]["weights"]:
-            hub = source.partition(":")[0]
-            if hub in HUBS:
-                assert repo in source
-                models[f"{name}_{hub}"] = {
-                    **OWN[name],
-                    "weights": [source],
-                    "inputs": OWN[name]["inputs"][-1:],
-                }
-    assert len(models) == 7
-    project.configure(lambda config: config.update(models=deepcopy(models)))
-    computed = {next(m for m in models if m.startswith(name)): name for name in PUBLISHED}
+    pairs = serve(server, OWN)
+    assert len(pairs) == 7  # svhn is on ModelScope only
+    models = {name: deepcopy(pair.settings) for name, pair in pairs.items()}
+    project.configure(lambda config: config.update(models=models))
+    computed = "convnextv2_atto_modelscope"
     project.succeed(
-        *(f"results/{name}/weights.safetensors" for name in models),
-        *(f"results/{name}/cpu/measured/outputs.npy" for name in computed),
-        "results/convnextv2_atto_modelscope/card.md",
+        *(f"results/{name}/weights.safetensors" for name in pairs),
+        f"results/{computed}/cpu/measured/outputs.npy",
     )
-    for name, own in computed.items():
-        run = project.json(f"results/{name}/cpu/measured/run.json")
-        whole = json.loads((ROOT / f"results/{own}/cpu/measured/run.json").read_text())
-        assert run["shape"][1] == whole["shape"][1]
-        about = project.json(f"results/{name}/weights.json")
-        assert run["sha256"]["weights"] == about["sha256"] and about["cache"] is None
-        tag = PUBLISHED[own][2].removeprefix("timm/")
-        origins = project.json(f"results/{name}/inputs.json")["preprocessing_from"].values()
-        assert (f"timm {tag}" in origins) == PUBLISHED[own][2].startswith("timm/")
-    card = (project.folder / "results/convnextv2_atto_modelscope/card.md").read_text()
-    assert "modelscope:timm/convnextv2_atto.fcmae_ft_in1k" in card and "npu predicted" in card
-    for name, settings in models.items():
-        state = served[name.rpartition("_")[0]]
-        about = project.json(f"results/{name}/weights.json")
-        assert (about["source"], about["pretrained"]) == (settings["weights"][0], True)
-        found = load_file(project.folder / f"results/{name}/weights.safetensors")
-        fetched = found.keys() - {*about["seeded_tensors"]}
-        assert len(fetched) >= len(state) - 2  # without the classifier
-        assert all(torch.equal(found[key], state[key]) for key in fetched), name
+    for name, pair in pairs.items():
+        assert not wrong(project.folder / "results" / name, pair), name
+    run = project.json(f"results/{computed}/cpu/measured/run.json")
+    assert run["shape"] == [1, 320]
+    assert run["sha256"]["weights"] == project.json(f"results/{computed}/weights.json")["sha256"]
+    chosen = project.json(f"results/{computed}/inputs.json")["preprocessing_from"]
+    assert chosen["mean"] == "timm convnextv2_atto.fcmae_ft_in1k"

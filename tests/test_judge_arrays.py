@@ -2,11 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from npu_parity.__main__ import main
+from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict.arrays import UNKNOWN, read_arrays
 from npu_parity.verdict.judge import Case, judge
@@ -55,6 +57,16 @@ def test_wrong_outputs_fail_and_name_the_input(arrays, monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, device="wrong.npy")
     assert code == 1
     assert out.startswith("FAIL (question 3, same answer: input 1: ")
+
+
+@pytest.mark.parametrize("name", ["exact", "predicted"])
+def test_arrays_of_one_reference_have_one_shape(arrays, name):
+    """NumPy would stretch one row to three."""
+    paths = {n: Path("exact.npy") for n in ("exact", "predicted")} | {name: Path("row.npy")}
+    np.save("row.npy", arrays["exact"][:1])
+    expected = r"^row\.npy: found shape \(1, 40\), expected \(3, 40\) as in reference\.npy$"
+    with pytest.raises(ParityError, match=expected):
+        read_arrays(Path("reference.npy"), Path("right.npy"), **paths)
 
 
 def test_verdict_is_that_of_the_pure_function(arrays, monkeypatch, capsys):

@@ -282,6 +282,21 @@ def test_a_fault_of_a_float32_sum_is_caught():
     assert result.passed is False and "standard deviations" in result.note
 
 
+@pytest.mark.parametrize(("error", "passed"), [(0, True), (1e-3, False)])
+def test_a_fault_of_huge_operands_is_caught(error, passed):
+    """The sum of magnitudes overflows in float32, but the results do not."""
+    x, w = operands(576)
+    x, w = 2e18 * x, 2e18 * w
+
+    def kernel(x, w):
+        y = x @ w
+        y[3, 5] *= 1 + error
+        return y
+
+    assert (x @ w).isfinite().all() and not (x @ w.abs()).isfinite().all()
+    assert checked(lambda x: x @ w, x, "fp32", kernel).passed is passed
+
+
 @pytest.mark.parametrize("rows", [slice(None), slice(5, 6)])
 @pytest.mark.parametrize("bias", [0, 0.1, 3.0])
 def test_coarse_sums_are_seen_through_a_bias_and_in_one_row(bias, rows):
@@ -301,6 +316,31 @@ def test_coarse_sums_are_seen_through_a_bias_and_in_one_row(bias, rows):
     assert result.passed is False
     assert result.note.startswith("results use ") and "predicted results use 2" in result.note
     assert math.isinf(result.largest_error)
+
+
+def test_a_coarse_sum_is_seen_through_any_bias():
+    """The addition of a bias rounds up in some channels, and down in others."""
+    torch.manual_seed(0)
+    x, w, added = torch.randn(1, 64, 12, 12), torch.randn(16, 64, 3, 3), torch.randn(16)
+    call = only(calls_of(lambda x: F.conv2d(x, w, added), x))
+    sums = F.conv2d(*(round_to(t, "hf32") for t in (x, w)))
+    for row in range(16):
+        found = sums.clone()
+        found[:, row] = round_mantissa(found[:, row], 16)
+        found += added[:, None, None]
+        result = check_operator(call, CPU, lambda *_, y=found: y, everywhere("hf32"))
+        assert result.passed is False and result.note.startswith("results use "), row
+
+
+def test_results_of_much_larger_sums_have_few_bits():
+    """Two halves of the sum nearly cancel. The last bit of the result is theirs."""
+    x, w = operands(64)
+    x, w = torch.cat([x, x + 1e-3 * x.roll(1, 1)], 1), torch.cat([w, -w])
+
+    def halves(x, w):
+        return x[:, :64] @ w[:64] + x[:, 64:] @ w[64:]
+
+    assert checked(lambda x: x @ w, x, "fp32", halves).passed
 
 
 def test_coarse_results_in_short_rows_are_judged_together():
@@ -355,6 +395,28 @@ def test_two_runs_that_differ(function):
     assert "mantissa bits" not in far.note
 
 
+def test_both_runs_keep_to_the_bound():
+    """They differ by less than the bound, but only one of them is within it."""
+    call = record(Net(torch.sigmoid).eval(), torch.randn(4, 8))[-1]
+
+    def off(*last_bits):
+        runs = iter([call.result * (1 + bits * 2.0**-23) for bits in last_bits])
+        return check_operator(call, CPU, lambda *_: next(runs))
+
+    wrong = next(bits for bits in range(100) if off(bits, bits).largest_error > 1)
+    assert 3 < wrong < 50 and off(wrong - 2, wrong - 2).passed
+    for runs in ((wrong - 2, wrong), (wrong, wrong - 2)):
+        assert off(*runs).passed is False and off(*runs).note.startswith("two runs")
+
+
+def test_two_runs_with_operands_in_two_formats():
+    """Each run alone is right, and the bound of HF32 is wide. But the device is not stable."""
+    x, w = operands(576)
+    runs = iter([rounded("hf32")(x, w), x @ w])
+    result = checked(lambda x: x @ w, x, "hf32", lambda *_: next(runs))
+    assert result.passed is False and result.note.startswith("two runs")
+
+
 def test_two_runs_must_be_equal_if_the_result_must_be_exact():
     far = twice(lambda y: y + 1, torch.relu)
     assert far.passed is False and far.note.startswith("two runs")
@@ -405,6 +467,43 @@ def test_another_shape_or_type_is_not_the_references_result(other):
     call = record(Net(torch.relu).eval(), torch.ones(4, 8))[-1]
     result = identical(call, other(call.result), other(call.result))
     assert result.passed is False and result.note.startswith("returned ")
+
+
+def test_a_view_of_the_same_memory_in_another_order():
+    x = torch.randn(4, 4)
+    call = record(Net(lambda x: x.mT).eval(), x)[-1]
+    assert identical(call, call.result, call.result).note == IDENTICAL
+    assert identical(call, call.result.mT, call.result.mT).passed is False
+    assert check_operator(call, CPU, lambda *_: call.result.mT).passed is False
+
+
+def test_a_result_without_values_is_not_compared():
+    call = record(Net(torch.relu).eval(), torch.ones(0, 8))[-1]
+    result = identical(call, call.result, call.result)
+    assert result.passed is None and result.note == "no values to compare"
+
+
+def layouts(function, x, factor=1.0):
+    """Check an operator whose kernel for channels last is off by a factor. Count its runs."""
+    seen = []
+
+    def run(call, target, channels_last=False):
+        found = execute(call, target, channels_last)
+        seen.append(found.is_contiguous(memory_format=torch.channels_last))
+        return found * factor if channels_last else found
+
+    call = record(Net(function).eval(), x)[-1]
+    return check_operator(call, CPU, run, channels_last=True), seen
+
+
+def test_a_kernel_that_is_wrong_for_channels_last():
+    x = torch.randn(2, 5, 6, 7)
+    for function in (torch.sigmoid, lambda x: F.conv2d(x, x[:, :, :3, :3].contiguous())):
+        right, seen = layouts(function, x)
+        assert right.passed and seen == [False, False, True]  # the layout of the result
+        wrong, _ = layouts(function, x, 1.01)
+        assert wrong.passed is False and wrong.largest_error > 1
+    assert len(layouts(torch.sigmoid, torch.randn(5, 6))[1]) == 2
 
 
 def test_a_kernel_that_is_wrong_on_both_sides():
@@ -543,6 +642,19 @@ def test_deviation_by_hand(signs, total):
     walk = 24**2 / 4 * (math.pi / 2) ** 2 * (square[0] * 4 / 6 + square[1])
     expected = 2.0**-24 * math.sqrt(growing + walk)
     assert float(statistic.deviation(of.part())) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("times", [0, 3])
+def test_errors_by_hand(times):
+    """One of 24 values is off by three standard deviations, or none."""
+    of = product(torch.randn(4, 9), torch.randn(9, 6), "fp32")
+    found, deviation = of.exact.clone(), statistic.deviation(of.part())
+    found[2, 5] -= times * deviation[2, 5]
+    errors = statistic.compare(of, found)
+    assert errors.z.value == pytest.approx(times) and errors.rms_z == pytest.approx(times / 24**0.5)
+    share = times * float(deviation[2, 5] / of.part().sums[2, 5])
+    assert errors.of_sums.value == pytest.approx(share)
+    assert errors.z.position == errors.of_sums.position == ((2, 5) if times else ())
 
 
 def test_deviation_of_zeros_is_an_underflow_for_each_rounding():

@@ -57,7 +57,7 @@ def test_every_batch_size_is_warmed_up_and_fed_the_sample():
     timed(model)
     estimate = [1] * 2  # how long a pass takes on a quiet machine
     first, fourth, sixteenth = ([size] for size in (1, 4, 16))  # the first call of each size
-    fed = first + estimate + [1] * (2 + 7) + fourth + [4] * (2 + 3) + sixteenth + [16] * (2 + 3)
+    fed = first + estimate + [1] * (1 + 7) + fourth + [4] * (1 + 3) + sixteenth + [16] * (1 + 3)
     assert [len(x) for x in model.fed] == fed
     assert all(np.array_equal(row, SAMPLE[0]) for x in model.fed for row in x.numpy())
     assert model.gradients == {False}
@@ -94,7 +94,7 @@ def test_stages_are_apart(monkeypatch):
 def test_counts_are_as_asked():
     model = Watched()
     found = timed(model, sizes=(8, 1), warmup=1, samples=1, batch_samples=5)
-    assert list(found) == ["8", "1"] and len(model.fed) == 2 + (1 + 1 + 5) + (1 + 1 + 1)
+    assert list(found) == ["8", "1"] and len(model.fed) == 2 + (1 + 5) + (1 + 1)
     assert [len(one["samples"]) for one in found.values()] == [5, 1]
 
 

@@ -92,6 +92,15 @@ def test_a_sample_is_the_same_twice_and_leaves_type_hints_alone(mutants):
     assert all("x: int | None) -> int" in m["source"] for m in found)
 
 
+def test_every_module_of_the_verdict_has_mutants(mutants):
+    plan = yaml.safe_load(mutants.PLAN.read_text(encoding="utf-8"))
+    rooms = (ROOT / "npu_parity" / room for room in ("verdict", "numerics"))
+    files = {str(p.relative_to(ROOT)) for room in rooms for p in room.rglob("[!_]*.py")}
+    assert files == {*plan["tests"], *plan["left_out"]}
+    named = {test.partition("::")[0] for tests in plan["tests"].values() for test in tests}
+    assert all((ROOT / file).is_file() for file in named)
+
+
 def test_the_page_says_what_was_measured_and_judged(mutants):
     results = json.loads(mutants.RESULTS.read_text(encoding="utf-8"))
     plan = yaml.safe_load(mutants.PLAN.read_text(encoding="utf-8"))

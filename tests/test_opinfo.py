@@ -1,5 +1,7 @@
 """PyTorch's own operator and module tests: no false alarm, no exception (`make opinfo`: all)."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import operator_tests
 import pytest
 import torch
@@ -9,14 +11,20 @@ from npu_parity.verdict.bounds import rules
 pytestmark = pytest.mark.slow
 
 
+def count(database, most):
+    """Count in a thread. For every sample torch reads its whole stack, and pytest's is deep."""
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
+        return thread.submit(operator_tests.count, database, most).result()
+
+
 @pytest.fixture(scope="module")
 def modules():
-    return operator_tests.count(operator_tests.module_samples(), most=1)
+    return count(operator_tests.module_samples(), most=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
 def test_operators(dtype):
-    found = operator_tests.count(operator_tests.operator_samples(dtype), most=1)
+    found = count(operator_tests.operator_samples(dtype), most=1)
     assert found.alarms == [] and found.failed_rules == []
     assert found.tests > 300 and found.passed > 500
     assert "aten.add.Tensor" not in found.unbounded
@@ -30,7 +38,7 @@ def test_modules(modules):
 
 def test_a_wrong_bound_is_an_alarm(monkeypatch):
     monkeypatch.setitem(rules.RULES, "exp", lambda operator, exact: 1e-12 * exact.abs())
-    found = operator_tests.count(operator_tests.operator_samples(only={"exp"}), most=3)
+    found = count(operator_tests.operator_samples(only={"exp"}), most=3)
     assert found.alarms and all("aten.exp.default" in alarm for alarm in found.alarms)
 
 

@@ -360,6 +360,21 @@ def test_one_program_written_in_two_ways(image, name):
     assert found == Program(True, "same program"), found
 
 
+MOVED = {  # the shape stays
+    "flip": lambda x: x.flip(-1),
+    "transpose": lambda x: x.mT,
+    "shift": lambda x: nn.functional.pad(x, (1, -1)),
+    "first of all": lambda x: x[:, :1].expand(-1, 3, -1, -1),
+    "rounded": lambda x: x.to(torch.int32).to(torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_an_operator_that_moves_values_is_a_difference(image, name):
+    port = Written(lambda x: MOVED[name](x.exp()).relu())
+    assert compare(Written(lambda x: x.exp().relu()), port, image).same is False
+
+
 def test_a_constant_is_rounded_differently(image):
     table = torch.linspace(0.1, 5, 32).double().exp()
     tables = [t.float() for t in (table, table * (1 + 2e-7), table * (1 + 1e-5))]

@@ -15,6 +15,7 @@ TESTS = Path(__file__).resolve().parent
 # Fast tests that must notice the mistake.
 CHOSEN = {
     "question 1 is empty": ["tests/test_function.py"],
+    "every other program is the same function": ["tests/test_function.py"],
     "worst case of a product times 1000": ["tests/test_bounds.py", "-k", "product_bound"],
     "sums of a product times 1000": ["tests/test_kernels.py", "-k", "sums"],
     "envelope of 400": ["tests/test_envelope.py", "tests/test_verdict.py"],

@@ -6,7 +6,13 @@ import pytest
 from npu_parity.numerics.formats import PRESETS, Numerics, candidate
 from npu_parity.verdict import questions
 from npu_parity.verdict.answers import Answer, Verdict
-from npu_parity.verdict.numerics_found import coarser, distances, nearest, shortfall
+from npu_parity.verdict.numerics_found import (
+    coarser,
+    distances,
+    nearest,
+    shortfall,
+    sizes,
+)
 from npu_parity.verdict.operators import NO_BOUND, OperatorResult
 from npu_parity.verdict.questions import Repeated, Runs
 
@@ -167,6 +173,20 @@ def test_numerics_found_and_promised():
     assert nearest(near) == "fp32" and near["hf32"] == pytest.approx(np.sqrt(6))
     lost = distances(base * np.nan, {"fp32": base})
     assert lost == {"fp32": None} and nearest(lost) is None
+    assert nearest({"fp32": np.nan, "hf32": np.inf, "tf32": 2.0, "bf16": 3.0}) == "tf32"
+    assert distances(base, {"fp32": base, "hf32": base[:1]}) == {}
+
+
+def test_the_size_of_an_error_identifies_a_precision():
+    """Errors of 16 bits are chaotic: a prediction has the right size, but other signs."""
+    reference = np.full((1, 4), 5.0)
+    signs = np.array([[1.0, -1.0, 1.0, -1.0]])
+    predictions = {"fp32": reference, "fp16": reference - signs, "bf16": reference + 8 * signs}
+    found = sizes(reference + signs, predictions, reference)
+    assert found == {"fp32": 2.0, "fp16": 0.0, "bf16": 14.0}
+    assert sizes(reference * np.nan, predictions, reference) == dict.fromkeys(predictions)
+    lost = sizes(reference, {"fp32": reference, "fp16": reference * np.inf}, reference)
+    assert lost == {"fp32": 0.0, "fp16": None}
 
 
 @pytest.mark.parametrize(
@@ -176,6 +196,9 @@ def test_numerics_found_and_promised():
 def test_operands_need_the_bits_and_the_range_that_are_promised(kept, promised, short):
     probed = {"conv": {"format": kept}, "matmul": {"format": None}}
     assert len(shortfall(probed, Numerics(promised, None, "fp32"))) == short
+    probed = {"conv": {"format": None}, "matmul": {"format": kept}}
+    found = shortfall(probed, Numerics("fp32", None, promised))
+    assert [finding.partition(" keeps ")[0] for finding in found] == ["matmul"] * short
 
 
 @pytest.mark.parametrize("change", [lambda x: x.astype(np.float16), lambda x: x.round(3)])

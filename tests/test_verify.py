@@ -20,6 +20,8 @@ STANDIN = ROOT / "tests" / "standin_npu"
 FAULTY = NETWORK.replace("8, 16", "8, 16, 1e-3").replace(
     "nn.BatchNorm2d(more)", "nn.BatchNorm2d(more, *eps)"
 ).replace("for channels, more in", "for channels, more, *eps in")  # fmt: skip
+# The condition for jobs that start with all imports done.
+COLD = "        and not any(accelerators(Named(device=d, run=r)) for d, r in PLANNED)\n"
 NAMED = "batch_norm eps 0.001 where the reference has 1e-05, at 4"
 
 CONFIG = {
@@ -47,6 +49,11 @@ def clean(tmp_path_factory):
     project = Project.make(tmp_path_factory.mktemp("clean"), CONFIG)
     path = os.pathsep.join([str(project.repository), str(STANDIN)])
     project.env = {"PYTHONPATH": path, "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
+    # Drivers of accelerators do not survive a fork. The stand-in does, so imports happen once.
+    rules = project.repository / "rules/run.smk"
+    text = rules.read_text()
+    assert text.count(COLD) == 1
+    rules.write_text(text.replace(COLD, ""))
     (project.folder / "faulty.py").write_text(FAULTY)
     project.done = project.run("verify")
     return project

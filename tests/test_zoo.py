@@ -82,3 +82,13 @@ def test_networks_of_videos_have_channels_last_too(zoo):
     last = zoo.channels_last(model)
     assert [is_channels_last(layer.weight) for layer in last] == [True, True, False]
     assert not any(is_channels_last(layer.weight) for layer in model)
+
+
+def test_values_beyond_float16_are_no_false_alarm(zoo):
+    """A network that computes them cannot pass in float16. Any other FAIL is a false alarm."""
+    rows = [row | {"code": "any", "detail": "", "without_bound": None} for row in rows_of(zoo, "a")]
+    rows[4] |= {"outcome": "FAIL", "detail": f"nan; an operand exceeds 65504, {zoo.BEYOND})"}
+    page = zoo.document(pd.DataFrame(rows))
+    assert "6 checks: 5 PASS, 0 false alarms" in page and "1 with values beyond float16" in page
+    rows[5] |= {"outcome": "FAIL", "detail": "operator 1: 2 times its bound"}
+    assert "4 PASS, 1 false alarms" in zoo.document(pd.DataFrame(rows))

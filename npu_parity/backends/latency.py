@@ -6,6 +6,7 @@ bounded. Only a busy machine can reach the bound. Then there are fewer samples t
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,7 @@ def time_forward(
     Args:
         model: a network in evaluation mode.
         sample: float32 (1, 3, H, W), repeated to fill a batch.
-        warmup: passes that do not count, for each batch size.
+        warmup: passes that do not count, for each batch size. The first call is one of them.
         samples: counted passes with batch size 1.
         batch_samples: counted passes with every larger batch size.
         machine: the counters of the machine; those of this machine if None.
@@ -109,7 +110,7 @@ def time_forward(
                 image_seconds = min(both) / size
             one_pass = functools.partial(backend.elapsed, run)
             count = samples if size == 1 else batch_samples
-            found = measure(one_pass, warmup, count, size * image_seconds, machine)
+            found = measure(one_pass, warmup - 1, count, size * image_seconds, machine)
             timings[str(size)] = summarise(found.pop("samples"), size) | found
             timings[str(size)] |= {
                 "first_call": first_call,
@@ -165,7 +166,7 @@ def measure(
     start = machine.clock()
     warm = attempt(one_pass, warmup, start + allowed(warmup * pass_seconds), machine)
     crowd = max(warm.conditions[key] or 0.0 for key in ("others", "waited"))
-    fastest = min(warm.samples, default=0.0) / 1000
+    fastest = min(warm.samples, default=math.inf) / 1000
     quiet = min(fastest, pass_seconds / (1 + CROWDED * crowd))
     end = start + allowed((warmup + count) * quiet)
     attempts = [attempt(one_pass, count, end, machine)]

@@ -165,6 +165,8 @@ def reasons(system: System) -> dict[str, list[tuple[int, str]]]:
 def latency(system: System) -> pd.DataFrame:
     """Return the times of batch size 1 of `tables.latency`. Other batch sizes are in `batches`."""
     frame = tables.latency(system).rename(columns={"": "Time"})
+    if frame.empty:  # nothing was timed
+        return frame
     frame = frame[~frame["Time"].str.fullmatch(r"images/s at batch (?!1$)\d+")]
     printed, found = system.published.get("latency", {}), system.latency
     single = printed.get("single", {})

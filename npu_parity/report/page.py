@@ -115,10 +115,10 @@ class Row:
 
 
 def pictures(systems: Sequence[System]) -> dict[tuple[str, str], bytes]:
-    """Return all pictures as SVG, by system and part."""
+    """Return all pictures of the systems that the page shows as SVG, by system and part."""
     drawn = (
         (system.name, name, part.draw(system))
-        for system in systems
+        for system in _shown(systems, summary.rows(list(systems)))
         for name, part in PARTS.items()
         if part.draw
     )
@@ -126,14 +126,14 @@ def pictures(systems: Sequence[System]) -> dict[tuple[str, str], bytes]:
 
 
 def page(systems: Sequence[System], left_out: Mapping[str, str], pictures: Pictures) -> str:
-    """Return the page as HTML.
+    """Return the page as HTML. Of many systems, only the worst ones have a section.
 
     Args:
         systems: with the origins of their numbers (`results.Traced`).
         left_out: reasons by device.
         pictures: the result of the function `pictures`.
     """
-    rows = summary.rows(list(systems))
+    rows = summary.worst_first(summary.rows(list(systems)))
     cells = pd.DataFrame({c.heading: c.cell(row) for c in summary.COLUMNS} for row in rows)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -154,8 +154,9 @@ def page(systems: Sequence[System], left_out: Mapping[str, str], pictures: Pictu
         notes={c.heading: c.note for c in summary.COLUMNS if c.note},
         busy=summary.busy(rows),
         failures=summary.failures(rows),
+        rest=summary.rest(rows),
         left_out=left_out,
-        systems=[_described(system, pictures) for system in systems],
+        systems=[_described(system, pictures) for system in _shown(systems, rows)],
     )
 
 
@@ -225,13 +226,18 @@ def _library() -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f]", lambda found: f"\\x{ord(found[0]):02x}", source)
 
 
+def _shown(systems: Sequence[System], rows: list[dict[str, Any]]) -> list[System]:
+    by_name = {system.name: system for system in systems}
+    return [by_name[name] for name in summary.shown(rows)]
+
+
 def _compared(systems: Sequence[System]) -> list[str]:
     return list(dict.fromkeys(run for system in systems for run in system.runs[1:]))
 
 
 def _overview(rows: list[dict[str, Any]], runs: Sequence[str]) -> list[Row]:
     found = []
-    for name in dict.fromkeys(row["system"] for row in rows):
+    for name in summary.shown(rows):
         of_system = {f"{r['device']}/{r['run']}": r for r in rows if r["system"] == name}
         published = next((r for r in of_system.values() if r["run"] == "published"), None)
         key = summary.difference(published)

@@ -134,9 +134,10 @@ class System:
 
     @cached_property
     def latency(self) -> dict[str, dict[str, Any]]:
-        """``latency.json`` of every run that this machine executed on the device."""
+        """``latency.json`` of every run that this machine executed on the device and timed."""
         executed = [r for r in self.measured if BACKENDS[self.run[r]["backend"]].executes]
-        return {r: self.read(f"{r}/latency.json") for r in executed}
+        timed = [r for r in executed if (self.folder / r / "latency.json").exists()]
+        return {r: self.read(f"{r}/latency.json") for r in timed}
 
     def label(self, index: int) -> str:
         """Return the name of a class, or its number if there are no names.

@@ -108,11 +108,52 @@ def table(rows: list[dict[str, Any]], left_out: dict[str, str], more: str = "") 
     Args:
         more: a further table at the end.
     """
+    rows = worst_first(rows)
     notes = ["\n".join(f"- {c.heading}: {c.note}" for c in COLUMNS if c.note)]
     notes += filter(None, [busy(rows)])
     notes += [f"{device} is left out: {reason}." for device, reason in left_out.items()]
     notes += [more] * bool(more)
     return "\n\n".join([markdown(frame(rows, COLUMNS)), *failures(rows), *notes]) + "\n"
+
+
+# An overview of more systems than this shows the worst ones only.
+SHOWN = 12
+
+
+def worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows as they are; those of more than `SHOWN` systems with the worst systems first.
+
+    A system is worse if one of its runs fails, then if the relative L2 error of a run is larger. An
+    error that is not finite is the largest.
+    """
+    ranks: dict[str, tuple[bool, float]] = {}
+    for row in rows:
+        rank = (False, 0.0)
+        if row["verdict"]:
+            error = row["relative_l2_error"]
+            rank = row["verdict"] == "FAIL", math.inf if error is None else float(error)
+        ranks[row["system"]] = max(ranks.get(row["system"], rank), rank)
+    if len(ranks) <= SHOWN:
+        return rows
+    return sorted(rows, key=lambda row: ranks[row["system"]], reverse=True)
+
+
+def shown(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the systems that an overview shows."""
+    return list(dict.fromkeys(row["system"] for row in worst_first(rows)))[:SHOWN]
+
+
+def rest(rows: list[dict[str, Any]]) -> str:
+    """Return a sentence on the systems that an overview does not show; empty if it shows all."""
+    systems, names = {row["system"] for row in rows}, shown(rows)
+    failed = {row["system"] for row in rows if row["verdict"] == "FAIL"} - set(names)
+    if len(systems) == len(names):
+        return ""
+    return (
+        f"The worst {len(names)} of {len(systems)} systems: failed runs first, then the largest "
+        f"relative L2 error. Of the others, {len(failed)} fail. All are in "
+        "`results/tables/summary.md`."
+    )
 
 
 # The differences in the README's table. It shows the first one that the report also has.
@@ -125,14 +166,17 @@ def difference(published: dict[str, Any] | None) -> str:
 
 
 def overview(rows: list[dict[str, Any]]) -> str:
-    """Return the README's table as Markdown: one line for each system, five columns."""
-    return markdown(_by_system(rows)) + "\n"
+    """Return the README's table as Markdown: one line for each system, five columns.
+
+    Of many systems, it shows the worst ones, and a sentence on the rest.
+    """
+    return "\n\n".join(filter(None, [markdown(_by_system(rows)), rest(rows)])) + "\n"
 
 
 def brief(rows: list[dict[str, Any]]) -> str:
-    """Return the same table as plain text for a terminal, and whether a machine was busy."""
+    """Return the same as plain text for a terminal, and whether a machine was busy."""
     text: str = _by_system(rows).to_markdown(index=False, tablefmt="simple", disable_numparse=True)
-    return "\n\n".join(filter(None, [text, busy(rows)]))
+    return "\n\n".join(filter(None, [text, rest(rows), busy(rows)]))
 
 
 def busy(rows: list[dict[str, Any]]) -> str:
@@ -142,7 +186,7 @@ def busy(rows: list[dict[str, Any]]) -> str:
 
 def _by_system(rows: list[dict[str, Any]]) -> pd.DataFrame:
     lines = []
-    for name in dict.fromkeys(row["system"] for row in rows):
+    for name in shown(rows):
         of_system = [row for row in rows if row["system"] == name]
         published = [row for row in of_system if row["run"] == "published"]
         compared = [row for row in of_system if row["verdict"]]

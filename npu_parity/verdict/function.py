@@ -270,13 +270,17 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _shapes(expected: list[list[Tensor]], found: list[list[Tensor]]) -> str | None:
-    """Return a sentence if shapes of outputs differ."""
+    """Return a sentence if shapes of outputs differ, or only one side is complex."""
     for own, theirs in zip(expected, found, strict=True):
-        shapes = [[tuple(t.shape) for t in outputs] for outputs in (own, theirs)]
+        shapes = [[_shape(t) for t in outputs] for outputs in (own, theirs)]
         if shapes[0] != shapes[1]:
-            a, b = (", ".join(map(str, s[:3])) for s in shapes)
+            a, b = (", ".join(s[:3]) for s in shapes)
             return f"outputs of shape {b} where the reference has {a}"
     return None
+
+
+def _shape(t: Tensor) -> str:
+    return f"{tuple(t.shape)}{' of complex numbers' if t.is_complex() else ''}"
 
 
 def _relative(expected: list[list[Tensor]], found: list[list[Tensor]]) -> list[Tensor]:

@@ -57,7 +57,7 @@ class Point:
 
 def real(t: Tensor) -> Tensor:
     """Return a tensor in float64, complex numbers as two."""
-    return (torch.view_as_real(t) if t.is_complex() else t).double()
+    return (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).double()
 
 
 def print_of(tensor: Tensor) -> Prints:
