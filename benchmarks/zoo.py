@@ -189,20 +189,19 @@ def check(name: str) -> Iterator[dict[str, Any]]:
 
 def _measured(name: str, model: nn.Module, inputs: torch.Tensor) -> Iterator[dict[str, Any]]:
     """Yield the row of a copy, with its cost: CPU time in plain passes, and the largest memory."""
-    passes, port = [], copy.deepcopy(model)
+    passes = []
     with torch.no_grad():
         for _ in range(4):
             start = time.process_time()
             model(inputs)
             passes.append(time.process_time() - start)
-        port(inputs)
     plain = _peak()
     start = time.process_time()
     row = _row(
         name,
         "copy",
         inputs,
-        lambda: check_port(model, port, inputs, task=task(name)),
+        lambda: check_port(model, copy.deepcopy(model), inputs, task=task(name)),
     )
     cost = (time.process_time() - start) / min(passes)
     yield row | {"passes": round(cost, 1), "memory": round(_peak() / plain, 2)}
@@ -301,11 +300,13 @@ def document(rows: pd.DataFrame) -> str:
         "size that they accept. So do the other five checks of every network. `zoo.csv` has every "
         "size. *Passes*: the CPU time of `check_port`, divided by that of one plain pass over "
         "both inputs (the fastest of four). *Memory*: the largest memory of the process, divided "
-        "by that of plain passes of both networks.",
+        "by that of the plain passes.",
         costs.to_markdown(floatfmt=".1f"),
         f"The aim is a median of {PASSES} passes and at most {MEMORY} times the memory. The median "
         f"is {measured.passes.median():.1f} passes, and the largest memory is "
         f"{measured.memory.max():.1f} times that of plain passes.",
+        f"{(measured.memory > MEMORY).sum()} networks need more memory than the aim. Question 1 "
+        "keeps all results of one pass with one input, and the port is a second network.",
         "The most expensive ones:",
         worst.to_markdown(index=False, floatfmt=".1f"),
         "Beside its arithmetic, the check of an operator takes about a millisecond in Python, in "
