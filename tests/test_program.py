@@ -5,11 +5,11 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from npu_parity.verdict import program
 from npu_parity.verdict.answers import Program
 from npu_parity.verdict.program import compare
-from npu_parity.verdict.recording import record
 
 
 def differences(*networks_and_inputs):
@@ -432,11 +432,90 @@ def test_a_cast_shows_also_where_it_changes_no_value(block):
 
 
 def test_a_program_keeps_no_computed_tensor(network, image):
-    """The memory of a comparison does not hold the activations of two networks."""
-    step = program._steps(record(network, image), network)[-1]
+    """The memory of a comparison does not hold the activations of a network."""
+    step = program._steps(network, image)[-1]
     assert all(result.device.type == "meta" for result in step.results)
     operands = [v for v in step.arguments.values() if isinstance(v, program._Operand)]
     assert [v.tensor.device.type for v in operands] == [
         "cpu" if v.source is None else "meta" for v in operands
     ]
     assert len({v.source is None for v in operands}) == 2, "a weight and an activation"
+
+
+def test_results_of_a_program_are_free_while_it_runs(monkeypatch):
+    made, alive = [], []
+
+    def look(call, own=program._hands_on):
+        if call.name != "t":  # a view of a weight
+            made.append(StorageWeakRef(call.result.untyped_storage()))
+        alive.append(sum(not storage.expired() for storage in made))
+        return own(call)
+
+    monkeypatch.setattr(program, "_hands_on", look)
+    layers = [layer for _ in range(20) for layer in (nn.Linear(64, 64, bias=False), nn.Tanh())]
+    assert len(program._steps(nn.Sequential(*layers), torch.ones(1, 64))) >= 40
+    assert len(made) == 40 and max(alive) < 5
+
+
+class Reused(nn.Module):
+    """Its second addition gets the memory of the first one, which is free by then."""
+
+    def __init__(self, crossed=False):
+        super().__init__()
+        self.crossed = crossed
+
+    def forward(self, x):
+        y = (x + 1).sum(1)
+        z = (x + 2).sum(1)
+        a, b = (z, y) if self.crossed else (y, z)
+        return a / b
+
+
+def test_new_memory_at_the_place_of_freed_memory_is_another_tensor():
+    x = torch.randn(1, 1000)
+    steps = program._steps(Reused(), x)
+    sums = [step.arguments["self"].source for step in steps if step.name == "sum"]
+    assert sums == [(0, 0), (2, 0)]
+    assert compare(Reused(), Reused(), x).same
+    assert compare(Reused(), Reused(crossed=True), x).same is False
+
+
+class InPlace(nn.Module):
+    """Writes to a tensor that was read, viewed and made before; `late` reads a view after it."""
+
+    def __init__(self, late):
+        super().__init__()
+        self.late = late
+
+    def forward(self, x):
+        y = x * 2
+        view = y.view(2, -1)[0]
+        early = view + 1
+        y.add_(3)
+        return early, (view if self.late else early) * 4
+
+
+def test_an_operand_that_was_written_to_comes_from_the_operator_that_wrote():
+    x = torch.randn(1, 8)
+    for late in (False, True):
+        *_, add, write, last = program._steps(InPlace(late), x)
+        assert (add.name, write.name.strip("_"), last.name) == ("add", "add", "mul")
+        read = last.arguments["self"].source
+        steps = program._steps(InPlace(late), x)
+        assert steps[read[0]].name.strip("_") == "add"
+        assert (read[0] == len(steps) - 2) == late
+
+
+def test_a_constant_keeps_its_value_after_a_write_to_it():
+    class Counting(nn.Module):
+        def __init__(self, start):
+            super().__init__()
+            self.register_buffer("count", torch.tensor([float(start)]))
+
+        def forward(self, x):
+            y = x + self.count
+            self.count.mul_(0)
+            return y
+
+    step = program._steps(Counting(3), torch.ones(1, 2))[0]
+    assert [v.tensor.tolist() for v in step.arguments.values() if getattr(v, "name", None)] == [[3]]

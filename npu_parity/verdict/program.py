@@ -6,7 +6,8 @@ tensors through the same operators. Another program may compute the same functio
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import chain
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_map_only
 
 from npu_parity.backends import network
@@ -22,7 +23,7 @@ from npu_parity.errors import ParityError
 from npu_parity.numerics.schema import computes_nothing
 from npu_parity.verdict import function, settings
 from npu_parity.verdict.answers import Program
-from npu_parity.verdict.recording import Call, record, tensors
+from npu_parity.verdict.recording import Call, Visitor, observed, tensors
 from npu_parity.verdict.thresholds import Threshold
 
 CONSTANT = Threshold(
@@ -86,9 +87,9 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Program:
     if modes and not _reads_modes(ported, *one):
         modes = []
     first = [*structure.values(), *modes]
-    expected = _steps(record(reference, *one), reference)
+    expected = _steps(reference, *one)
     try:
-        found = _steps(record(ported, *one), ported)
+        found = _steps(ported, *one)
     except ParityError as error:
         if _runs(ported, *one):
             return Program(None, "", (f"the ported network cannot be recorded: {error}",))
@@ -155,11 +156,10 @@ def _summary(
 def _reads_modes(ported: nn.Module, *inputs: Any) -> bool:
     """Return whether training flags change what a network executes."""
     try:
-        own = record(copy.deepcopy(ported), *inputs, evaluating=False)
+        own = _steps(copy.deepcopy(ported), *inputs, evaluating=False)
     except ParityError:  # a batch norm refuses a single value in training mode
         return True
-    programs = (_steps(calls, ported) for calls in (own, record(ported, *inputs)))
-    a, b = ([(s.name, s.scalars()) for s in steps] for steps in programs)
+    a, b = ([(s.name, s.scalars()) for s in steps] for steps in (own, _steps(ported, *inputs)))
     return a != b
 
 
@@ -296,13 +296,15 @@ def _settings(reference: nn.Module, ported: nn.Module, convolutions: bool) -> Fo
 
 # --- Operators
 
+_Source = tuple[int, int]  # a step, and which of its results
+
 
 @dataclass(frozen=True)
 class _Operand:
     """A tensor operand of a step."""
 
     tensor: Tensor
-    source: tuple[int, int] | None  # the step, and which of its results; None: none computed it
+    source: _Source | None  # None: no step computed it
     name: str | None  # of a parameter or buffer
 
     def __str__(self) -> str:
@@ -359,40 +361,87 @@ def _hands_on(call: Call) -> bool:
     return _kind(before) == _kind(after) and torch.equal(before, after)
 
 
-def _steps(calls: list[Call], model: nn.Module) -> list[_Step]:
-    """Find the source of each operand. Leave out operators that return their input unchanged."""
-    named = chain(model.named_parameters(), model.named_buffers())
-    names = {_memory(tensor): name for name, tensor in named}
-    steps: list[_Step] = []
-    made: dict[tuple[Any, ...], tuple[int, int]] = {}  # by tensor
-    written: dict[int, tuple[int, int]] = {}  # by memory, where an operator wrote to part of it
+def _steps(model: nn.Module, *inputs: Any, evaluating: bool = True) -> list[_Step]:
+    """Run a network and return its operators. Leave out those that return their input unchanged.
 
-    def operand(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        memory = _memory(value)
-        return _Operand(value, made.get(_key(value), written.get(memory)), names.get(memory))
+    Raises:
+        ParityError: the network fails, see `network.guarded`.
+    """
+    inputs = tree_map_only(Tensor, Tensor.clone, inputs)
+    with observed(model, *inputs, evaluating=evaluating) as path, _Finder(path, model) as finder:
+        model(*inputs)
+    steps: list[_Step] = finder.steps
+    return steps
 
-    for call in calls:
+
+class _Finder(Visitor):
+    """Finds the source of each operand while a network runs. It keeps no computed values.
+
+    Memory is known by its storage. A weak reference keeps the storage's identity, so that new
+    memory at the same place is not taken for it.
+    """
+
+    def __init__(self, path: list[str], model: nn.Module):
+        super().__init__(path, self._add)
+        self.steps: list[_Step] = []
+        named = chain(model.named_parameters(), model.named_buffers())
+        self._names = {_memory(tensor): name for name, tensor in named}
+        self._storages: dict[int, StorageWeakRef] = {}
+        # By storage: the source of each tensor there, and where an operator wrote to part of it.
+        self._made: dict[int, dict[tuple[Any, ...], _Source]] = defaultdict(dict)
+        self._written: dict[int, _Source] = {}
+        self._constants: dict[int, list[tuple[int, str]]] = defaultdict(list)  # step and argument
+
+    def set_aside(self, tensor: Tensor) -> Callable[[Tensor], Tensor]:
+        """Let what is known about memory, before an operator writes to it, follow the copy."""
+        moved = super().set_aside(tensor)
+        old, new = self._storage(tensor), self._storage(moved(tensor))
+        if old in self._made:
+            self._made[new] = self._made.pop(old)
+        if old in self._written:
+            self._written[new] = self._written.pop(old)
+        for index, name in self._constants.pop(old, ()):
+            self._constants[new].append((index, name))
+            operand = self.steps[index].arguments[name]
+            self.steps[index].arguments[name] = replace(operand, tensor=moved(operand.tensor))
+        return moved
+
+    def _add(self, call: Call) -> None:
         if computes_nothing(call.func):
-            continue
+            return
         name = settings.name(call.func)
         normal = settings.normal(name, call.arguments, call.result)
-        arguments = {n: operand(value) for n, value in _flat(normal).items()}
+        arguments = {n: self._operand(value) for n, value in _flat(normal).items()}
         results = tensors(call.result)
         if _hands_on(call):
             sources = [arguments["self"].source]
         else:
-            sources = [(len(steps), i) for i in range(len(results))]
-            steps.append(_Step(call.module, name, arguments, tuple(results)))
+            index = len(self.steps)
+            sources = [(index, i) for i in range(len(results))]
+            for n, value in arguments.items():
+                if isinstance(value, _Operand) and value.source is None:
+                    self._constants[self._storage(value.tensor)].append((index, n))
+            self.steps.append(_without_values(_Step(call.module, name, arguments, tuple(results))))
         for result, source in zip(results, sources, strict=True):
+            storage = self._storage(result)
             if source is not None and call.func._schema.is_mutable:
-                made[_key(result)] = written[_memory(result)] = source
+                self._made[storage][_view(result)] = self._written[storage] = source
             elif source is not None:  # a view of all of a tensor is that tensor
-                made.setdefault(_key(result), source)
-                written.setdefault(_memory(result), source)
-    with _disable_current_modes():  # an emulation of 16 bits would look at the values
-        return [_without_values(step) for step in steps]
+                self._made[storage].setdefault(_view(result), source)
+                self._written.setdefault(storage, source)
+
+    def _operand(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        storage = self._storage(value)
+        source = self._made[storage].get(_view(value), self._written.get(storage))
+        return _Operand(value, source, self._names.get(_memory(value)))
+
+    def _storage(self, tensor: Tensor) -> int:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._storages:
+            self._storages[storage._cdata] = StorageWeakRef(storage)
+        return int(storage._cdata)
 
 
 def _without_values(step: _Step) -> _Step:
@@ -415,8 +464,8 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _key(tensor: Tensor) -> tuple[Any, ...]:
-    return _memory(tensor), tensor.storage_offset(), tensor.shape, tensor.stride()
+def _view(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
 def _flat(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def visit(model: nn.Module, *inputs: Any, each: Callable[[Call], None]) -> None:
     ['relu']
     """
     inputs = tree_map_only(Tensor, Tensor.clone, inputs)
-    with observed(model, *inputs) as path, _Visitor(path, each):
+    with observed(model, *inputs) as path, Visitor(path, each):
         model(*inputs)
 
 
@@ -151,7 +151,7 @@ def observed(model: nn.Module, *inputs: Any, evaluating: bool = True) -> Iterato
         yield path
 
 
-class _Visitor(Operators):
+class Visitor(Operators):
     """Hands every executed operator to a function, which runs outside of all dispatch modes."""
 
     def __init__(self, path: list[str], each: Callable[[Call], None]):
@@ -165,7 +165,7 @@ class _Visitor(Operators):
         # Module.to() replaces the memory of a Parameter. A detached tensor keeps its memory.
         operands = schema.map_tensors(Tensor.detach, (args, kwargs))
         for tensor in schema.written(func, args, kwargs):
-            operands = schema.map_tensors(self._set_aside(tensor), operands)
+            operands = schema.map_tensors(self.set_aside(tensor), operands)
         result = func(*args, **kwargs)
         if func.overloadpacket.__name__ in ALLOCATIONS:
             result.zero_()
@@ -178,7 +178,7 @@ class _Visitor(Operators):
                 self._each(call)
         return result
 
-    def _set_aside(self, tensor: Tensor) -> Callable[[Tensor], Tensor]:
+    def set_aside(self, tensor: Tensor) -> Callable[[Tensor], Tensor]:
         """Copy memory before an operator writes to it.
 
         Returns a function that maps a tensor in this memory to the same tensor in the copy.
@@ -194,7 +194,7 @@ class _Visitor(Operators):
         return moved
 
 
-class _Recorder(_Visitor):
+class _Recorder(Visitor):
     """Keeps every executed operator."""
 
     def __init__(self, path: list[str]):
@@ -207,9 +207,9 @@ class _Recorder(_Visitor):
             self._users[_memory(tensor)].add(call.index)
         self.calls.append(call)
 
-    def _set_aside(self, tensor: Tensor) -> Callable[[Tensor], Tensor]:
+    def set_aside(self, tensor: Tensor) -> Callable[[Tensor], Tensor]:
         """Make earlier calls use the copy, too."""
-        moved = super()._set_aside(tensor)
+        moved = super().set_aside(tensor)
         for i in self._users.pop(_memory(tensor), ()):
             call = self.calls[i]
             held = schema.map_tensors(moved, (call.args, call.kwargs, call.result))
