@@ -305,8 +305,8 @@ def document(rows: pd.DataFrame) -> str:
         f"The aim is a median of {PASSES} passes and at most {MEMORY} times the memory. The median "
         f"is {measured.passes.median():.1f} passes, and the largest memory is "
         f"{measured.memory.max():.1f} times that of plain passes.",
-        f"{(measured.memory > MEMORY).sum()} networks need more memory than the aim. Question 1 "
-        "keeps all results of one pass with one input, and the port is a second network.",
+        f"{(measured.memory > MEMORY).sum()} networks need more memory than the aim. The port, a "
+        "second network, is part of it.",
         "The most expensive ones:",
         worst.to_markdown(index=False, floatfmt=".1f"),
         "Beside its arithmetic, the check of an operator takes about a millisecond in Python, in "
