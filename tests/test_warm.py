@@ -103,7 +103,7 @@ def alive(number):
     """Whether a process runs. One that has ended may still wait for its parent to notice."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it ends, or has ended
         return False
 
 
