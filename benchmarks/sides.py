@@ -8,7 +8,6 @@ import base64
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,8 +25,11 @@ from npu_parity import config as configuration
 from npu_parity.evidence import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests"))
+
+from project import PARTS, copy_parts  # noqa: E402
+
 PEER = ROOT / "benchmarks" / "peer"
-PARTS = ("Snakefile", "models", "rules", "scripts", "npu_parity", "profiles", "envs")
 # The devices of config.yaml that every machine has, and whether the peer measures their latency.
 DEVICES = {"cpu": True, "npu": False, "onnxruntime": True}
 RUNS = {"cpu": "cpu/measured", "npu": "npu/predicted", "onnxruntime": "onnxruntime/measured"}
@@ -66,11 +68,7 @@ def prepare(place: Path, systems: Sequence[str] = (), commit: str = "") -> Path:
         with tarfile.open(packed) as archive:
             archive.extractall(place, filter="data")
     else:
-        for part in PARTS:
-            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
-            place.mkdir(parents=True, exist_ok=True)
-            copy(ROOT / part, place / part)
-        shutil.copy2(ROOT / "config.yaml", place)
+        copy_parts(place, [*PARTS, "config.yaml"])
     config = configuration.load(place / "config.yaml")  # with all defaults
     restrict(config, systems)
     write(place, config)

@@ -99,10 +99,7 @@ class Project:
     @classmethod
     def make(cls, place, config):
         project = cls(place)
-        for part in PARTS:
-            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
-            project.repository.mkdir(parents=True, exist_ok=True)
-            copy(ROOT / part, project.repository / part)
+        copy_parts(project.repository)
         (project.folder / "album").mkdir(parents=True)
         draw(project.folder / "photo.png", 0)
         draw(project.folder / "album" / "one.png", 1)
@@ -209,6 +206,14 @@ def finished(tmp_path_factory):
         assert done.returncode == 0, done.stdout
         (place / "output").write_text(done.stdout)
         return project
+
+
+def copy_parts(place, parts=PARTS):
+    """Copy files and folders of this checkout into a folder."""
+    place.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
+        copy(ROOT / part, place / part)
 
 
 def draw(path, seed):

@@ -1,14 +1,13 @@
 """The workflow on a real Slurm (tests/slurm.py), by profiles/slurm: `make slurm`."""
 
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 import slurm
 from hub_server import NOWHERE, hub_env
-from project import CONFIG, ROOT, Project, told
+from project import CONFIG, ROOT, Project, copy_parts, told
 
 from npu_parity import config
 
@@ -99,10 +98,7 @@ def test_every_system_of_the_project_has_the_same_outputs(cluster, tmp_path):
         "local": ("--cores", "2"),
     }.items():
         folder = tmp_path / name
-        folder.mkdir()
-        for part in ("config.yaml", "models"):
-            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
-            copy(ROOT / part, folder / part)
+        copy_parts(folder, ["config.yaml", "models"])
         command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile"]
         env = os.environ | hub_env(NOWHERE, tmp_path) | cluster.env
         done = subprocess.run(
