@@ -30,7 +30,6 @@ from project import SMALL, Project  # noqa: E402
 
 from npu_parity import warm  # noqa: E402
 from npu_parity.backends.machine import cpus  # noqa: E402
-from npu_parity.warm.server import TIMINGS  # noqa: E402
 
 SAMPLES = 9
 # Python runs this before each program of the small run.
@@ -59,10 +58,7 @@ for name in {modules}:
 
 
 def imported(place: Path) -> dict[str, list[str]]:
-    """Return the modules that each program has imported at its end, in a run of one system.
-
-    Programs that take timings are never warm, so they are left out.
-    """
+    """Return the modules that each program has imported at its end, in a run of one system."""
     project = Project.make(place, SMALL)
     noted = place / "noted"
     noted.mkdir()
@@ -72,8 +68,7 @@ def imported(place: Path) -> dict[str, list[str]]:
     rules = project.repository / "rules/run.smk"
     rules.write_text(re.sub(r"FEWEST = \d+", "FEWEST = 1000", rules.read_text()))
     project.succeed("all")
-    files = [file for file in sorted(noted.glob("*.py")) if file.stem not in TIMINGS]
-    return {file.stem: json.loads(file.read_text()) for file in files}
+    return {file.stem: json.loads(file.read_text()) for file in sorted(noted.glob("*.py"))}
 
 
 def seconds(command: str, env: Mapping[str, str]) -> float:

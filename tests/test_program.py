@@ -7,9 +7,10 @@ import torchvision
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from npu_parity.verdict import program
+from npu_parity.verdict import steps
 from npu_parity.verdict.answers import Program
 from npu_parity.verdict.program import compare
+from npu_parity.verdict.steps import find_steps
 
 
 def differences(*networks_and_inputs):
@@ -433,28 +434,40 @@ def test_a_cast_shows_also_where_it_changes_no_value(block):
 
 def test_a_program_keeps_no_computed_tensor(network, image):
     """The memory of a comparison does not hold the activations of a network."""
-    step = program._steps(network, image)[-1]
-    assert all(result.device.type == "meta" for result in step.results)
-    operands = [v for v in step.arguments.values() if isinstance(v, program._Operand)]
-    assert [v.tensor.device.type for v in operands] == [
-        "cpu" if v.source is None else "meta" for v in operands
-    ]
+    step = find_steps(network, image)[-1]
+    operands = [v for v in step.arguments.values() if isinstance(v, steps.Operand)]
+    assert all((v.value is None) == (v.source is not None) for v in operands)
     assert len({v.source is None for v in operands}) == 2, "a weight and an activation"
 
 
 def test_results_of_a_program_are_free_while_it_runs(monkeypatch):
     made, alive = [], []
 
-    def look(call, own=program._hands_on):
+    def look(call, own=steps._hands_on):
         if call.name != "t":  # a view of a weight
             made.append(StorageWeakRef(call.result.untyped_storage()))
         alive.append(sum(not storage.expired() for storage in made))
         return own(call)
 
-    monkeypatch.setattr(program, "_hands_on", look)
+    monkeypatch.setattr(steps, "_hands_on", look)
     layers = [layer for _ in range(20) for layer in (nn.Linear(64, 64, bias=False), nn.Tanh())]
-    assert len(program._steps(nn.Sequential(*layers), torch.ones(1, 64))) >= 40
+    assert len(find_steps(nn.Sequential(*layers), torch.ones(1, 64))) >= 40
     assert len(made) == 40 and max(alive) < 5
+
+
+def test_freed_memory_is_forgotten_while_a_program_runs(monkeypatch):
+    """What would remain of it keeps the allocator from using large pieces of memory again."""
+    watched = []
+
+    def look(finder, own=steps._Finder._forget):
+        own(finder)
+        watched.append(len(finder._storages))
+        assert finder._made.keys() | finder._written.keys() <= finder._storages.keys()
+
+    monkeypatch.setattr(steps._Finder, "_forget", look)
+    layers = [layer for _ in range(20) for layer in (nn.Conv1d(8, 8, 1), nn.ReLU(inplace=True))]
+    found = find_steps(nn.Sequential(*layers), torch.ones(1, 8, 64))
+    assert len(watched) >= len(found) == 40 and max(watched) < 5
 
 
 class Reused(nn.Module):
@@ -473,8 +486,7 @@ class Reused(nn.Module):
 
 def test_new_memory_at_the_place_of_freed_memory_is_another_tensor():
     x = torch.randn(1, 1000)
-    steps = program._steps(Reused(), x)
-    sums = [step.arguments["self"].source for step in steps if step.name == "sum"]
+    sums = [step.arguments["self"].source for step in find_steps(Reused(), x) if step.name == "sum"]
     assert sums == [(0, 0), (2, 0)]
     assert compare(Reused(), Reused(), x).same
     assert compare(Reused(), Reused(crossed=True), x).same is False
@@ -498,12 +510,12 @@ class InPlace(nn.Module):
 def test_an_operand_that_was_written_to_comes_from_the_operator_that_wrote():
     x = torch.randn(1, 8)
     for late in (False, True):
-        *_, add, write, last = program._steps(InPlace(late), x)
+        *_, add, write, last = find_steps(InPlace(late), x)
         assert (add.name, write.name.strip("_"), last.name) == ("add", "add", "mul")
         read = last.arguments["self"].source
-        steps = program._steps(InPlace(late), x)
-        assert steps[read[0]].name.strip("_") == "add"
-        assert (read[0] == len(steps) - 2) == late
+        found = find_steps(InPlace(late), x)
+        assert found[read[0]].name.strip("_") == "add"
+        assert (read[0] == len(found) - 2) == late
 
 
 def test_a_constant_keeps_its_value_after_a_write_to_it():
@@ -517,5 +529,5 @@ def test_a_constant_keeps_its_value_after_a_write_to_it():
             self.count.mul_(0)
             return y
 
-    step = program._steps(Counting(3), torch.ones(1, 2))[0]
-    assert [v.tensor.tolist() for v in step.arguments.values() if getattr(v, "name", None)] == [[3]]
+    step = find_steps(Counting(3), torch.ones(1, 2))[0]
+    assert [v.value.tolist() for v in step.arguments.values() if getattr(v, "name", None)] == [[3]]

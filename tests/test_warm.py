@@ -303,18 +303,24 @@ def test_other_circumstances_get_a_plain_process(served, program, before, env):
     assert (found.returncode, found.stdout, found.stderr) == (0, "plain\n", "")
 
 
-@pytest.mark.parametrize(
-    "command", ["-c", "-X dev program.py", "- < program.py", "latency.py", "program"]
-)
-def test_only_programs_without_options_and_timings_are_served(served, program, command):
-    for name in ("program.py", *(f"{name}.py" for name in server.TIMINGS), "program"):
+@pytest.mark.parametrize("command", ["-c", "-X dev program.py", "- < program.py", "program"])
+def test_only_files_of_python_without_options_are_served(served, program, command):
+    for name in ("program.py", "program"):
         program(WARM, name)
     command = f"-c {shlex.quote(WARM)}" if command == "-c" else command
     assert served.run(f"python {command}").stdout == "plain\n"
 
 
-def test_timings_are_those_of_a_script():
-    assert all((ROOT / f"scripts/{name}.py").is_file() for name in server.TIMINGS)
+@pytest.mark.parametrize("name", warm.THREADS)
+def test_only_a_program_that_sets_its_threads_itself_may_have_others(served, program, name):
+    env = {name: "3"}
+    for script in server.THREADED:
+        assert (ROOT / f"scripts/{script}.py").is_file()
+        program(WARM, f"{script}.py")
+        assert served.run(f"python {script}.py", env=env).stdout == "warm\n"
+        assert served.run(f"python {script}.py", env=env | {"OTHER": "3"}).stdout == "plain\n"
+    program(WARM)
+    assert served.run("python program.py", env=env).stdout == "plain\n"
 
 
 # Signals
@@ -462,7 +468,7 @@ def started_in(project, fewest):
 def test_a_run_writes_the_same_bytes_with_warm_jobs(tmp_path):
     """And comparing and reporting need no torch, also in plain processes."""
     warmed, plain = (Project.make(tmp_path / name, SMALL) for name in ("warm", "plain"))
-    assert started_in(warmed, 1)[0] == {"server", "latency"}
+    assert started_in(warmed, 1)[0] == {"server"}
     started, torch = started_in(plain, 1000)
     assert started - torch == WITHOUT_TORCH
     assert {"weights", "outputs", "operators", "divergence", "latency"} <= torch

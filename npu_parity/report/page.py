@@ -1,7 +1,8 @@
 """The page: every table and picture of a run in one HTML file that needs no network.
 
 The tables are those of `summary` and `tables`. Their numbers carry their origin
-(`npu_parity.report.origin`), so each has its file and field as a tooltip and as ``data-source``.
+(`npu_parity.report.origin`), so each has its file and field as ``data-source``, and the script of
+the page makes it a tooltip.
 Every text has an English and a Chinese form, and the page shows one of them.
 """
 
@@ -194,8 +195,8 @@ def _pieces(text: str) -> Sequence[tuple[str, str]]:
 
 
 def _number(text: str, source: str) -> Markup:
-    return Markup('<data data-source="{}" title="{}" value="{}">{}</data>').format(
-        source, source, text.replace(",", ""), text
+    return Markup('<data data-source="{}" value="{}">{}</data>').format(
+        source, text.replace(",", ""), text
     )
 
 

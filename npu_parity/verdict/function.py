@@ -25,7 +25,7 @@ from npu_parity.errors import ParityError
 from npu_parity.numerics import schema
 from npu_parity.numerics.widening import Widening, wide, widened
 from npu_parity.verdict import settings
-from npu_parity.verdict.recording import ALLOCATIONS, observed, tensors
+from npu_parity.verdict.recording import ALLOCATIONS, memory, observed, tensors
 from npu_parity.verdict.sight import Point, Prints, Sight, U, order_of, print_of, real
 from npu_parity.verdict.thresholds import Threshold
 
@@ -213,15 +213,15 @@ class _Float64(Widening):
         self.points: list[Point] = []
         self._path, self._noting = path, noting
         self._made: dict[int, int] = {}  # memory -> the point that wrote to it last
-        self._fed = {_memory(t) for t in tensors(inputs)}
+        self._fed = {memory(t) for t in tensors(inputs)}
 
     def source(self, tensor: Tensor) -> int | None:
         """Return the point that computed a tensor; None if none did."""
-        return self._made.get(_memory(tensor))
+        return self._made.get(memory(tensor))
 
     def fed(self, tensor: Tensor) -> bool:
         """Return whether a tensor depends on the inputs."""
-        return _memory(tensor) in self._fed
+        return memory(tensor) in self._fed
 
     def run_wide(
         self, func: torch._ops.OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -236,8 +236,8 @@ class _Float64(Widening):
         if name in ALLOCATIONS and result.dtype.is_floating_point:
             result.fill_(math.nan)
         if noted:
-            memory = {_memory(t) for t in tensors(result)}
-            self._fed = self._fed | memory if fed else self._fed - memory
+            written = {memory(t) for t in tensors(result)}
+            self._fed = self._fed | written if fed else self._fed - written
             self._note(func, args, kwargs, operands, tensors(result))
         return result
 
@@ -255,15 +255,11 @@ class _Float64(Widening):
         scalars = {n: v for n, v in normal.items() if not tensors(v)}
         index = len(self.points)
         for t in results:
-            self._made[_memory(t)] = index
+            self._made[memory(t)] = index
         sources = frozenset(i for *_, i in operands if i is not None)
         prints, orders = [p for p, *_ in operands], [order for _, order, _ in operands]
         made = [print_of(t) for t in results]
         self.points.append(Point(self._path[-1], name, scalars, prints, made, orders, sources))
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 # --- Outputs

@@ -6,8 +6,7 @@ tensors through the same operators. Another program may compute the same functio
 """
 
 import copy
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import chain
@@ -15,15 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_map_only
 
 from npu_parity.backends import network
 from npu_parity.errors import ParityError
-from npu_parity.numerics.schema import computes_nothing
 from npu_parity.verdict import function, settings
 from npu_parity.verdict.answers import Program
-from npu_parity.verdict.recording import Call, Visitor, observed, tensors
+from npu_parity.verdict.steps import Kind, Operand, Step, find_steps
 from npu_parity.verdict.thresholds import Threshold
 
 CONSTANT = Threshold(
@@ -47,11 +44,6 @@ REARRANGED = Threshold(
 # Settings of layers that do not change the results of inference.
 _IDLE_SETTINGS = {
     *("momentum", "track_running_stats", "affine", "elementwise_affine", "inplace", "p", "name")
-}
-# Operators that may return their input unchanged.
-_MAY_HAND_ON = {
-    *("as_strided", "view", "expand", "slice", "permute", "transpose", "squeeze", "unsqueeze"),
-    *("_to_copy", "flip", "constant_pad_nd", "t"),
 }
 
 # A subject and a sentence about it. The subject is a tensor's name, or a module and a setting. It
@@ -87,9 +79,9 @@ def compare(reference: nn.Module, ported: nn.Module, *inputs: Any) -> Program:
     if modes and not _reads_modes(ported, *one):
         modes = []
     first = [*structure.values(), *modes]
-    expected = _steps(reference, *one)
+    expected = find_steps(reference, *one)
     try:
-        found = _steps(ported, *one)
+        found = find_steps(ported, *one)
     except ParityError as error:
         if _runs(ported, *one):
             return Program(None, "", (f"the ported network cannot be recorded: {error}",))
@@ -156,10 +148,10 @@ def _summary(
 def _reads_modes(ported: nn.Module, *inputs: Any) -> bool:
     """Return whether training flags change what a network executes."""
     try:
-        own = _steps(copy.deepcopy(ported), *inputs, evaluating=False)
+        own = find_steps(copy.deepcopy(ported), *inputs, evaluating=False)
     except ParityError:  # a batch norm refuses a single value in training mode
         return True
-    a, b = ([(s.name, s.scalars()) for s in steps] for steps in (own, _steps(ported, *inputs)))
+    a, b = ([(s.name, s.scalars()) for s in steps] for steps in (own, find_steps(ported, *inputs)))
     return a != b
 
 
@@ -201,7 +193,7 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return _kind(a) == _kind(b) and torch.equal(_bits(a), _bits(b))
+    return Kind.of(a) == Kind.of(b) and torch.equal(_bits(a), _bits(b))
 
 
 def _structure(reference: nn.Module, ported: nn.Module) -> Found:
@@ -213,24 +205,24 @@ def _structure(reference: nn.Module, ported: nn.Module) -> Found:
     extra = {name: t for name, t in found.items() if name not in expected}
     for name, tensor in expected.items():
         if name in found:
-            if _kind(found[name]) != _kind(tensor):
-                kinds = f"{_kind(found[name])} where the reference has {_kind(tensor)}"
+            if Kind.of(found[name]) != Kind.of(tensor):
+                kinds = f"{Kind.of(found[name])} where the reference has {Kind.of(tensor)}"
                 yield name, f"{name} is {kinds}"
             continue
         twin = next((n for n, t in extra.items() if _same_bits(t, tensor)), None)
         if twin is None:
-            yield name, f"{name}, {_kind(tensor)}, of the reference is missing"
+            yield name, f"{name}, {Kind.of(tensor)}, of the reference is missing"
         else:
             del extra[twin]
     for name, tensor in extra.items():
-        yield name, f"{name}, {_kind(tensor)}, is not in the reference"
+        yield name, f"{name}, {Kind.of(tensor)}, is not in the reference"
 
 
 def _values(reference: nn.Module, ported: nn.Module) -> Found:
     found = _state(ported)
     for name, a in _state(reference).items():
         b = found.get(name, a)
-        if _kind(a) == _kind(b) and not _same_bits(a, b):
+        if Kind.of(a) == Kind.of(b) and not _same_bits(a, b):
             count = f"{int((_bits(a) != _bits(b)).sum())} of {a.numel()} values"
             gap = (b.cpu().double() - a.cpu().double()).abs().max()
             yield name, f"{name} differs from the reference's in {count}, by up to {gap:.3g}"
@@ -249,10 +241,6 @@ def _mantissas(tensor: Tensor) -> Tensor:
     """Return the bits of all signed mantissas in ascending order."""
     values = tensor.detach().cpu().flatten()
     return _bits(values.frexp()[0] if values.is_floating_point() else values).sort()[0]
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 # --- Modes and settings of modules
@@ -296,37 +284,6 @@ def _settings(reference: nn.Module, ported: nn.Module, convolutions: bool) -> Fo
 
 # --- Operators
 
-_Source = tuple[int, int]  # a step, and which of its results
-
-
-@dataclass(frozen=True)
-class _Operand:
-    """A tensor operand of a step."""
-
-    tensor: Tensor
-    source: _Source | None  # None: no step computed it
-    name: str | None  # of a parameter or buffer
-
-    def __str__(self) -> str:
-        return _kind(self.tensor)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One operator that computes a result."""
-
-    module: str
-    name: str
-    arguments: dict[str, Any]
-    results: tuple[Tensor, ...]
-
-    def __str__(self) -> str:
-        return self.name.strip("_").removeprefix("native_")
-
-    def scalars(self) -> dict[str, Any]:
-        """Return the arguments that are no tensors."""
-        return {n: v for n, v in self.arguments.items() if not isinstance(v, _Operand)}
-
 
 @dataclass(frozen=True)
 class _Difference:
@@ -349,155 +306,26 @@ class _Difference:
         return f"{self.kind}, {self.place}"
 
 
-def _hands_on(call: Call) -> bool:
-    """Return whether an operator returns its first operand, perhaps in another memory layout."""
-    if call.name in settings.HANDING_ON:
-        return True
-    if settings.name(call.func) not in _MAY_HAND_ON or not isinstance(call.result, Tensor):
-        return False
-    before, after = call.arguments["self"], call.result
-    if after.device.type != "cpu" or after.layout != torch.strided:
-        return False
-    return _kind(before) == _kind(after) and torch.equal(before, after)
+# Fewer bits than float32, and all that is quantised.
+_NARROW = {
+    *(torch.float16, torch.bfloat16),
+    *(torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4),
+}
 
 
-def _steps(model: nn.Module, *inputs: Any, evaluating: bool = True) -> list[_Step]:
-    """Run a network and return its operators. Leave out those that return their input unchanged.
-
-    Raises:
-        ParityError: the network fails, see `network.guarded`.
-    """
-    inputs = tree_map_only(Tensor, Tensor.clone, inputs)
-    with observed(model, *inputs, evaluating=evaluating) as path, _Finder(path, model) as finder:
-        model(*inputs)
-    steps: list[_Step] = finder.steps
-    return steps
-
-
-class _Finder(Visitor):
-    """Finds the source of each operand while a network runs. It keeps no computed values.
-
-    Memory is known by its storage. A weak reference keeps the storage's identity, so that new
-    memory at the same place is not taken for it.
-    """
-
-    def __init__(self, path: list[str], model: nn.Module):
-        super().__init__(path, self._add)
-        self.steps: list[_Step] = []
-        named = chain(model.named_parameters(), model.named_buffers())
-        self._names = {_memory(tensor): name for name, tensor in named}
-        self._storages: dict[int, StorageWeakRef] = {}
-        # By storage: the source of each tensor there, and where an operator wrote to part of it.
-        self._made: dict[int, dict[tuple[Any, ...], _Source]] = defaultdict(dict)
-        self._written: dict[int, _Source] = {}
-        self._constants: dict[int, list[tuple[int, str]]] = defaultdict(list)  # step and argument
-
-    def set_aside(self, tensor: Tensor) -> Callable[[Tensor], Tensor]:
-        """Let what is known about memory, before an operator writes to it, follow the copy."""
-        moved = super().set_aside(tensor)
-        old, new = self._storage(tensor), self._storage(moved(tensor))
-        if old in self._made:
-            self._made[new] = self._made.pop(old)
-        if old in self._written:
-            self._written[new] = self._written.pop(old)
-        for index, name in self._constants.pop(old, ()):
-            self._constants[new].append((index, name))
-            operand = self.steps[index].arguments[name]
-            self.steps[index].arguments[name] = replace(operand, tensor=moved(operand.tensor))
-        return moved
-
-    def _add(self, call: Call) -> None:
-        if computes_nothing(call.func):
-            return
-        name = settings.name(call.func)
-        normal = settings.normal(name, call.arguments, call.result)
-        arguments = {n: self._operand(value) for n, value in _flat(normal).items()}
-        results = tensors(call.result)
-        if _hands_on(call):
-            sources = [arguments["self"].source]
-        else:
-            index = len(self.steps)
-            sources = [(index, i) for i in range(len(results))]
-            for n, value in arguments.items():
-                if isinstance(value, _Operand) and value.source is None:
-                    self._constants[self._storage(value.tensor)].append((index, n))
-            self.steps.append(_without_values(_Step(call.module, name, arguments, tuple(results))))
-        for result, source in zip(results, sources, strict=True):
-            storage = self._storage(result)
-            if source is not None and call.func._schema.is_mutable:
-                self._made[storage][_view(result)] = self._written[storage] = source
-            elif source is not None:  # a view of all of a tensor is that tensor
-                self._made[storage].setdefault(_view(result), source)
-                self._written.setdefault(storage, source)
-
-    def _operand(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        storage = self._storage(value)
-        source = self._made[storage].get(_view(value), self._written.get(storage))
-        return _Operand(value, source, self._names.get(_memory(value)))
-
-    def _storage(self, tensor: Tensor) -> int:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._storages:
-            self._storages[storage._cdata] = StorageWeakRef(storage)
-        return int(storage._cdata)
-
-
-def _without_values(step: _Step) -> _Step:
-    """Return a step without the memory of computed tensors. Only constants are compared."""
-    arguments = {
-        name: replace(value, tensor=_shape(value.tensor))
-        if isinstance(value, _Operand) and value.source is not None
-        else value
-        for name, value in step.arguments.items()
-    }
-    return replace(step, arguments=arguments, results=tuple(map(_shape, step.results)))
-
-
-def _shape(tensor: Tensor) -> Tensor:
-    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
-    return torch.empty_like(tensor, device="meta") if plain else tensor
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _view(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.storage_offset(), tensor.shape, tensor.stride()
-
-
-def _flat(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Name each tensor of a list."""
-    flat: dict[str, Any] = {}
-    for name, value in arguments.items():
-        if isinstance(value, list) and tensors(value):
-            flat |= {f"{name}[{i}]": v for i, v in enumerate(value)}
-        else:
-            flat[name] = value
-    return flat
-
-
-_NARROW = (torch.float16, torch.bfloat16)
-
-
-def _narrow(expected: list[_Step], found: list[_Step]) -> list[str]:
+def _narrow(expected: list[Step], found: list[Step]) -> list[str]:
     """Report a precision below float32 that the reference does not use, and quantisation."""
 
-    def coarse(step: _Step) -> Tensor | None:
-        results = (t for t in step.results if t.dtype in _NARROW or t.is_quantized)
-        return next(results, None)
+    def coarse(step: Step) -> torch.dtype | None:
+        return next((kind.dtype for kind in step.results if kind.dtype in _NARROW), None)
 
-    known = {t.dtype for s in expected if (t := coarse(s)) is not None}
+    known = {coarse(step) for step in expected}
     for step in found:
         if step.name.startswith("quantized::"):
             return [f"the port is quantised: {step}, {_place(step.module)}"]
-        if (t := coarse(step)) is not None and t.dtype not in known:
-            dtype = str(t.dtype).removeprefix("torch.")
-            return [
-                f"{step} gives {dtype}, which the reference does not use, {_place(step.module)}"
-            ]
+        if (dtype := coarse(step)) not in known and dtype:
+            name = str(dtype).removeprefix("torch.")
+            return [f"{step} gives {name}, which the reference does not use, {_place(step.module)}"]
     return []
 
 
@@ -508,7 +336,7 @@ class _Comparison:
         aligned: whether the sequences have the same operators.
     """
 
-    def __init__(self, expected: list[_Step], found: list[_Step], state: dict[str, Tensor]):
+    def __init__(self, expected: list[Step], found: list[Step], state: dict[str, Tensor]):
         self._expected, self._found, self._state = expected, found, list(state.values())
         theirs, ours = ([step.name for step in steps] for steps in (expected, found))
         self._blocks = SequenceMatcher(None, theirs, ours, autojunk=False).get_opcodes()
@@ -516,7 +344,7 @@ class _Comparison:
 
     def differences(self) -> Iterator[_Difference]:
         """Yield operators that are missing or new, then arguments that differ."""
-        pairs: list[tuple[_Step, _Step]] = []
+        pairs: list[tuple[Step, Step]] = []
         for tag, i, i_end, j, j_end in self._blocks:
             wanted, had = self._expected[i:i_end], self._found[j:j_end]
             both = [  # a graph has no paths
@@ -536,54 +364,56 @@ class _Comparison:
         for theirs, ours in pairs:
             for name in {**theirs.arguments, **ours.arguments}:
                 a, b = theirs.arguments.get(name), ours.arguments.get(name)
-                if not (isinstance(a, _Operand) and isinstance(b, _Operand)):
+                if not (isinstance(a, Operand) and isinstance(b, Operand)):
                     yield from self._scalars(theirs, ours, name)
                 elif self.aligned and a.source != b.source:
                     origins = _origin(b, self._found), _origin(a, self._expected)
                     what = "from {} where the reference has {}".format(*origins)
                     yield _argument(ours, name, what)
-                elif str(a) != str(b):
+                elif a.kind != b.kind:
                     if not reshaped or b.source is None:  # one shape leads to the next
-                        yield _argument(ours, name, f"{b} where the reference has {a}")
+                        yield _argument(ours, name, f"{b.kind} where the reference has {a.kind}")
                     reshaped = reshaped or b.source is not None
-                elif a.source is b.source is None and not _same_values(a, b):
+                elif a.value is not None and b.value is not None:  # no step computed it
+                    if _same_bits(a.value, b.value) or (
+                        not (a.name or b.name) and _near(a.value, b.value)
+                    ):
+                        continue
                     what = "with other values than the reference's"
                     # Layers in another order have each other's weights.
-                    decides = not any(_same_bits(b.tensor, t) for t in self._state)
+                    decides = not any(_same_bits(b.value, t) for t in self._state)
                     yield _argument(ours, name, what, decides, b.name)
 
-    def _scalars(self, theirs: _Step, ours: _Step, name: str) -> Iterator[_Difference]:
+    def _scalars(self, theirs: Step, ours: Step, name: str) -> Iterator[_Difference]:
         a, b = (step.arguments.get(name) for step in (theirs, ours))
-        tensor = isinstance(a, _Operand) or isinstance(b, _Operand)
+        tensor = isinstance(a, Operand) or isinstance(b, Operand)
         known = name in theirs.arguments and name in ours.arguments
         if tensor or (known and not settings.same(a, b, otherwise=a == b)):
             decides = known and not tensor and settings.decides(ours.name, name)
             yield _argument(ours, name, f"{b} where the reference has {a}", decides)
 
 
-def _operator(step: _Step, kind: str) -> _Difference:
+def _operator(step: Step, kind: str) -> _Difference:
     return _Difference((step.module, step.name), kind, _place(step.module))
 
 
 def _argument(
-    step: _Step, name: str, what: str, decides: bool = False, tensor: str | None = None
+    step: Step, name: str, what: str, decides: bool = False, tensor: str | None = None
 ) -> _Difference:
     about = tensor or (step.module, name)
     return _Difference(about, f"{step} {name} {what}", _place(step.module), decides)
 
 
-def _same_values(a: _Operand, b: _Operand) -> bool:
-    """Return whether bits are equal. A constant may be rounded differently."""
-    if _same_bits(a.tensor, b.tensor):
-        return True
-    if a.name or b.name or not a.tensor.is_floating_point():
+def _near(a: Tensor, b: Tensor) -> bool:
+    """Return whether a constant is only rounded differently."""
+    if not a.is_floating_point():
         return False
-    x, y = a.tensor.double(), b.tensor.double()
+    x, y = a.double(), b.double()
     within = CONSTANT * torch.finfo(torch.float32).eps * x.abs().max()
     return bool(((x - y).abs() <= within).all())
 
 
-def _origin(operand: _Operand, steps: list[_Step]) -> str:
+def _origin(operand: Operand, steps: list[Step]) -> str:
     if operand.source is None:
         return operand.name or "an input or a constant"
     index, result = operand.source

@@ -183,11 +183,11 @@ class Visitor(Operators):
 
         Returns a function that maps a tensor in this memory to the same tensor in the copy.
         """
-        memory = _memory(tensor)
+        place = memory(tensor)
         copy = tensor.untyped_storage().clone()
 
         def moved(x: Tensor) -> Tensor:
-            if _memory(x) != memory:
+            if memory(x) != place:
                 return x
             return x.new_empty(0).set_(copy, x.storage_offset(), x.size(), x.stride())
 
@@ -204,20 +204,21 @@ class _Recorder(Visitor):
 
     def _keep(self, call: Call) -> None:
         for tensor in tensors((call.args, call.kwargs, call.result)):
-            self._users[_memory(tensor)].add(call.index)
+            self._users[memory(tensor)].add(call.index)
         self.calls.append(call)
 
     def set_aside(self, tensor: Tensor) -> Callable[[Tensor], Tensor]:
         """Make earlier calls use the copy, too."""
         moved = super().set_aside(tensor)
-        for i in self._users.pop(_memory(tensor), ()):
+        for i in self._users.pop(memory(tensor), ()):
             call = self.calls[i]
             held = schema.map_tensors(moved, (call.args, call.kwargs, call.result))
             self.calls[i] = replace(call, args=held[0], kwargs=held[1], result=held[2])
         return moved
 
 
-def _memory(tensor: Tensor) -> int:
+def memory(tensor: Tensor) -> int:
+    """Return the address of a tensor's memory, which its views share."""
     return tensor.untyped_storage().data_ptr()
 
 

@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 import sys
-from typing import Any
 
 SOCKET = "socket"  # in the folder of the server
 # Shells set these variables, or Snakemake for each job. Libraries do not read them when imported.
@@ -18,7 +17,7 @@ PASSING = {"_", "SHLVL", "PWD", "OLDPWD", "TMPDIR", "TMP", "TEMP", "TEMPDIR"}
 LIMITS = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
 
 
-def circumstances(environment: dict[str, str]) -> list[Any]:
+def circumstances(environment: dict[str, str]) -> list[object]:
     """Return what a process can only have from its start, or what libraries read on import."""
     return [
         sorted((key, value) for key, value in environment.items() if key not in PASSING),

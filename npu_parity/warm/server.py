@@ -4,8 +4,8 @@ The server imports what programs need, and then does nothing else: no operator, 
 accelerator. So a fork is what a plain process is after its imports. It refuses
 
 - what is not the path of a Python file, such as options of Python;
-- a program that takes timings;
-- a client whose environment, session, priority, CPUs or limits differ from its own;
+- a client whose environment, session, priority, CPUs or limits differ from its own, except for the
+  number of threads if the program sets it itself;
 - everything, if an import has started a thread.
 
 A refused client runs Python itself. A program that is killed is reported to its client. If a client
@@ -39,11 +39,13 @@ from pathlib import Path
 from typing import Any
 
 import npu_parity
+from npu_parity.warm import THREADS
 from npu_parity.warm.client import circumstances
 
 # Libraries that functions import, and that take long. Not onnxruntime, which starts a thread.
-LATE = ("torch._dynamo", "torchvision", "timm")
-TIMINGS = ("latency",)  # programs
+LATE = ("torch._dynamo", "torchvision", "timm", "pydantic.type_adapter", "tabulate")
+# Programs that set their number of threads themselves, so the variables with it may differ.
+THREADED = ("latency",)
 PATIENCE = 10.0  # seconds for a request to arrive, which a client sends at once
 PR_SET_PDEATHSIG = 1  # of prctl
 prctl = ctypes.CDLL(None).prctl
@@ -159,8 +161,7 @@ class Server:
                 len(files) == 3
                 and script.suffix == ".py"
                 and script.is_file()
-                and script.stem not in TIMINGS
-                and request["circumstances"] == self.started
+                and alike(request["circumstances"], self.started, script.stem in THREADED)
             ):
                 return request | {"files": files}
         for file in files:
@@ -187,6 +188,23 @@ class Server:
 
         self.when_readable(handle, ended)
         self.when_readable(connection, left)
+
+
+def alike(found: list[Any], started: list[Any], threaded: bool) -> bool:
+    """Return whether a client's circumstances are the server's.
+
+    Args:
+        found: of the client, see `client.circumstances`.
+        started: of the server.
+        threaded: whether the variables with the number of threads may differ.
+    """
+
+    def compared(circumstances: list[Any]) -> list[Any]:
+        environment, *rest = circumstances
+        ignored = THREADS if threaded else ()
+        return [[pair for pair in environment if pair[0] not in ignored], *rest]
+
+    return compared(found) == compared(started)
 
 
 def become(request: Request) -> None:

@@ -36,7 +36,9 @@ sources.addEventListener("click", () =>
 const shown = document.getElementById("source");
 for (const event of ["pointerover", "click"])
   document.addEventListener(event, ({ target }) => {
-    shown.textContent = target.closest?.("data")?.dataset.source ?? "";
+    const number = target.closest?.("data");
+    shown.textContent = number?.dataset.source ?? "";
+    if (number) number.title = number.dataset.source;
   });
 
 const words = (en, zh) => `<span lang="en">${en}</span><span lang="zh">${zh}</span>`;
