@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from npu_parity.verdict.coarseness import coarsened, decimals, mantissa_bits
+from npu_parity.verdict.coarseness import coarsened, coarsened_row, decimals, mantissa_bits
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("float16", 10), ("float32", 23)])
@@ -46,3 +46,39 @@ def test_less_than_half_of_the_values():
     values = np.random.default_rng(1).standard_normal(40).astype(np.float32)
     assert "take 15 values" in coarsened(values, np.resize(values[:15], 40))
     assert coarsened(values, np.resize(values[:20], 40)) is None
+
+
+def _spoil(row, kind, generator):
+    """Make a row coarser in one of several ways."""
+    if kind == "bits":
+        return (row.view(np.uint32) & np.uint32(0xFFFFFF00)).view(np.float32)
+    if kind == "one bit":
+        return (row.view(np.uint32) & np.uint32(0xFFFFFFFE)).view(np.float32)
+    if kind == "decimals":
+        return row.round(int(generator.integers(0, 7)))
+    if kind == "values":
+        return np.resize(row[: len(row) // 3], len(row))
+    return np.where(generator.random(len(row)) < 0.5, np.float32(kind), row)
+
+
+KINDS = ("bits", "one bit", "decimals", "values", "nan", "inf", "0")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("columns", [31, 32, 100, 1000])
+def test_all_rows_at_once_find_what_one_row_does(kind, columns):
+    generator = np.random.default_rng(columns)
+    for size in (1e-4, 1.0, 1e3, 1e6):
+        a, b = (size * generator.standard_normal((2, 60, columns))).astype(np.float32)
+        spoilt = int(generator.integers(60))
+        b[spoilt] = _spoil(b[spoilt], kind, generator)
+        one_by_one = ((i, f) for i in range(60) if (f := coarsened(a[i], b[i])))
+        assert coarsened_row(a, b) == next(one_by_one, None)
+        assert coarsened_row(b, b) is None
+
+
+def test_few_values_among_very_many():
+    values = np.random.default_rng(1).standard_normal((2**12, 2**11)).astype(np.float32)
+    few = np.round(values * 2**12) / np.float32(2**12 + 1)
+    assert "values where the reference takes" in coarsened(values, few)
+    assert coarsened(values, values[::-1]) is None

@@ -452,3 +452,16 @@ def test_the_size_of_a_block_changes_no_metric_of_an_input(monkeypatch, task):
     parts = compare(reference, device, task)
     assert parts.pop("per_input") == whole.pop("per_input")
     assert parts == pytest.approx(whole, rel=1e-14)
+
+
+def test_largest_share_and_distance_of_very_many_rows():
+    generator = np.random.default_rng(0)
+    logits, others = (9 * generator.standard_normal((2, 300, 1000))).astype(np.float32)
+    assert np.array_equal(metrics.best_share(logits), softmax(logits).max(axis=1))
+    mean = logits.mean(axis=0)
+    expected = np.linalg.norm(logits.astype(np.float64) - others)
+    assert metrics.distance(logits, others) == pytest.approx(expected, rel=1e-12)
+    expected = np.linalg.norm(logits.astype(np.float64) - mean)
+    assert metrics.distance(logits, mean) == pytest.approx(expected, rel=1e-12)
+    logits[7, 3] = np.nan
+    assert math.isfinite(metrics.distance(logits, others))

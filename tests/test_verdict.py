@@ -1,5 +1,7 @@
 """The verdict's third and fourth question, and how answers become one word."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,30 @@ def test_nan_at_equal_positions_is_no_agreement():
     for array in (bad.reference, bad.exact, bad.predicted, bad.measured):
         array[1, 1] = np.nan
     assert not questions.same_answer(bad, NAMES).passed
+
+
+@pytest.mark.parametrize("fault", ["outputs", "hosted", "classes"])
+def test_a_whole_validation_set_that_is_wrong_has_few_findings(fault):
+    of = runs(error=0.0, measured=0.0, inputs=500)
+    of.predicted[:] = of.reference
+    of.measured[:] = of.reference
+    wrong = of.measured
+    if fault == "hosted":
+        of = replace(of, hosted=of.reference.copy())
+        wrong = of.hosted
+    if fault == "classes":  # ten inputs are right
+        of.reference[:, :2] = 9.0, 9.0 - 1e-6
+        of.measured[:, :2] = 9.0 - 1e-6, 9.0
+        of.predicted[:] = of.exact[:] = of.reference
+        of.reference[10:, 0] = of.exact[10:, 0] = of.predicted[10:, 0] = 9.0
+    else:
+        wrong[10:, 0] += 1.0
+    answer = questions.same_answer(of, [str(i) for i in range(500)])
+    told = [line for line in answer.findings if line.startswith("input ")]
+    assert len(told) == questions.MOST, answer.findings[:3]
+    count = 500 if fault == "classes" else 490
+    assert f"{count - questions.MOST} more inputs are like the last" in answer.findings
+    assert "490" in str(answer) or len(answer.findings) < 50
 
 
 def test_another_shape_fails():

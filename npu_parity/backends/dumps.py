@@ -80,7 +80,7 @@ def read_outputs(path: Path) -> NDArray[Any]:
             f"{path}: found shape {found.shape}, expected one row for each input: (inputs, columns)"
         )
     flat = found.reshape(len(found), -1)
-    return flat.astype(np.result_type(flat.dtype, np.float32))
+    return flat.astype(np.result_type(flat.dtype, np.float32), copy=False)
 
 
 def read_dump(path: Path, count: int) -> NDArray[np.float32]:

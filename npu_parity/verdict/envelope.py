@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npu_parity.verdict.metrics import blocks
 from npu_parity.verdict.thresholds import Threshold
 
 ENVELOPE = Threshold(
@@ -57,7 +58,7 @@ class Envelope:
         source: says in a finding what allows the error.
     """
 
-    expected: Floats
+    expected: NDArray[Any]
     allowed: Floats
     sizes: Floats
     columns: Mapping[str, slice]
@@ -73,37 +74,60 @@ class Envelope:
 
         Values that are not finite count as beyond. A finding names the worst head or column.
         """
+        for block in blocks(*found.shape):
+            of_block = (found[block], self.expected[block], self.allowed[block], self.sizes[block])
+            for i, *row in self._beyond(*of_block):
+                yield names[block.start + i], self._why(*row)
+
+    def _beyond(
+        self, found: NDArray[Any], expected: NDArray[Any], allowed: Floats, sizes: Floats
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the number of each input of a block that may be beyond, and what `_why` needs."""
         with np.errstate(invalid="ignore", over="ignore"):
-            error = np.abs(np.asarray(found, dtype=np.float64) - self.expected)
+            error = np.abs(found.astype(np.float64) - expected)
             l2 = norms(error, self.columns)
-        for i, name in enumerate(names):
-            if not np.isfinite(found[i]).all():
-                column = int(np.flatnonzero(~np.isfinite(found[i]))[0])
-                yield name, f"{found[i][column]} in column {column}"
-                continue
-            shares = share(l2[i], self.allowed[i])
-            if shares.max() > 1:
-                head = int(shares.argmax())
-                size = self.sizes[i, head] or 1.0
-                yield (
-                    name,
-                    f"relative L2 error {l2[i, head] / size:.3g}{self._head(head)} where "
-                    f"{self.source} allows {self.allowed[i, head] / size:.3g}",
-                )
-                continue
-            limit = np.concatenate(
-                [
-                    np.full(c.stop - c.start, TAIL * a / np.sqrt(c.stop - c.start))
-                    for c, a in zip(self.columns.values(), self.allowed[i], strict=True)
-                ]
+        beyond = ~np.isfinite(found).all(axis=1) | (share(l2, allowed) > 1).any(axis=1)
+        limits = [
+            TAIL * a / np.sqrt(c.stop - c.start)
+            for c, a in zip(self.columns.values(), allowed.T, strict=True)
+        ]
+        for c, limit in zip(self.columns.values(), limits, strict=True):
+            beyond |= error[:, c].max(axis=1) > limit
+        for i in np.flatnonzero(beyond):
+            yield i, found[i], error[i], l2[i], allowed[i], sizes[i], [each[i] for each in limits]
+
+    def _why(
+        self,
+        found: NDArray[Any],
+        error: Floats,
+        l2: Floats,
+        allowed: Floats,
+        sizes: Floats,
+        limits: Sequence[float],
+    ) -> str:
+        """Say why one input is beyond the envelope."""
+        if not np.isfinite(found).all():
+            column = int(np.flatnonzero(~np.isfinite(found))[0])
+            return f"{found[column]} in column {column}"
+        shares = share(l2, allowed)
+        if shares.max() > 1:
+            head = int(shares.argmax())
+            size = sizes[head] or 1.0
+            return (
+                f"relative L2 error {l2[head] / size:.3g}{self._head(head)} where {self.source} "
+                f"allows {allowed[head] / size:.3g}"
             )
-            column = int(share(error[i], limit).argmax())
-            if error[i, column] > limit[column]:
-                yield (
-                    name,
-                    f"error {error[i, column]:.3g} of {self._place(column)} where {self.source} "
-                    f"allows {limit[column]:.3g}",
-                )
+        limit = np.concatenate(
+            [
+                np.full(c.stop - c.start, each)
+                for c, each in zip(self.columns.values(), limits, strict=True)
+            ]
+        )
+        column = int(share(error, limit).argmax())
+        return (
+            f"error {error[column]:.3g} of {self._place(column)} where {self.source} allows "
+            f"{limit[column]:.3g}"
+        )
 
     def _head(self, head: int) -> str:
         return f" of head {list(self.columns)[head]}" if len(self.columns) > 1 else ""
@@ -144,18 +168,17 @@ def envelope(
     >>> list(found.beyond(np.array([[3.0, 4.1]]), ["cat"]))[0][0]
     'cat'
     """
-    r, x = (np.asarray(a, dtype=np.float64) for a in (reference, exact))
-    p = r if predicted is None else np.asarray(predicted, dtype=np.float64)
+    r, x, p = reference, exact, reference if predicted is None else predicted
     sizes = norms(r, columns)
-    floor = share(norms(r - x, columns), norms(x, columns)).max(axis=0)
-    expected = norms(p - r, columns)
+    floor = share(norms(r, columns, x), norms(x, columns)).max(axis=0)
+    expected = norms(p, columns, r)
     typical = np.sqrt((share(expected, sizes) ** 2).mean(axis=0))
     scale, factor = np.maximum(expected, typical * sizes), np.full(len(columns), PREDICTED)
     if errors is not None:
         widths = np.array([c.stop - c.start for c in columns.values()])
         factor = np.maximum(factor, np.sqrt(2) * (1 + TAIL / np.sqrt(widths)))
         if len(errors):
-            further = norms(np.asarray(errors, dtype=np.float64), columns)
+            further = norms(errors, columns)
             scale = np.maximum(scale, np.sqrt((further**2).mean(axis=0)))
     allowed = factor * scale + ENVELOPE * floor * sizes
     return Envelope(
@@ -163,9 +186,25 @@ def envelope(
     )
 
 
-def norms(values: Floats, columns: Mapping[str, slice]) -> Floats:
-    """Return the L2 norm of each head: (inputs, columns) to (inputs, heads)."""
-    return np.stack([np.linalg.norm(values[:, c], axis=1) for c in columns.values()], axis=1)
+def norms(
+    values: NDArray[Any], columns: Mapping[str, slice], others: NDArray[Any] | None = None
+) -> Floats:
+    """Return the L2 norm of each head of `values`, or of `values` - `others`, in float64.
+
+    Args:
+        values, others: (inputs, columns).
+
+    Returns:
+        (inputs, heads).
+    """
+    found = np.empty((len(values), len(columns)))
+    for block in blocks(*values.shape):
+        part = values[block].astype(np.float64)
+        if others is not None:
+            part -= others[block]
+        for head, c in enumerate(columns.values()):
+            found[block, head] = np.linalg.norm(part[:, c], axis=1)
+    return found
 
 
 def share(error: Floats, size: Floats) -> Floats:

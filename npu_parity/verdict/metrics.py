@@ -63,6 +63,7 @@ SHARES = frozenset(
 )
 SYMBOLS = "0123456789_"  # class 10 is blank
 _BLOCK = 2**15  # values that are compared at once: a quarter of a megabyte in float64
+_KEPT = 2**21  # values in float64: 16 megabytes
 _FEW = 8  # up to this rank, a search for the largest value is quicker than sorting
 
 Floats = NDArray[np.float64]
@@ -164,6 +165,21 @@ def l2(values: ArrayLike) -> float:
     return float(np.sqrt(np.sum(np.square(np.asarray(values, dtype=np.float64)))))
 
 
+def distance(values: NDArray[Any], others: NDArray[Any]) -> float:
+    """Return ‖values - others‖₂ in float64. A difference that is no number counts as 0.
+
+    Args:
+        values: (rows, columns).
+        others: the same shape, or (columns,).
+    """
+    total = 0.0
+    for block in blocks(*values.shape):
+        other = others[block] if others.ndim > 1 else others
+        difference = np.nan_to_num(values[block].astype(np.float64) - other)
+        total += np.square(difference).sum()
+    return math.sqrt(total)
+
+
 def top_k(values: ArrayLike, k: int) -> NDArray[np.intp]:
     """Return the indices of the k largest values of the last axis; in a tie, the lower first."""
     left = np.array(values)
@@ -230,7 +246,7 @@ def _pixels(
 ) -> dict[str, float | None]:
     """Compare the classes of the pixels of both sides of one dense map, (inputs, columns)."""
     counts = np.zeros((3, max(shape[0], 2)), np.int64)  # both sides, reference, device
-    for block in _blocks(*reference.shape):
+    for block in blocks(*reference.shape):
         r, d = reference[block], device[block]
         if not (np.isfinite(r).all() and np.isfinite(d).all()):
             return {"pixel_agreement": None, "mean_iou": None}
@@ -263,10 +279,18 @@ def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -
         return _number(1 - np.sum((m - p) ** 2) / np.sum((m - r) ** 2))
 
 
-def _blocks(inputs: int, width: int) -> Iterator[slice]:
-    """Yield the inputs in blocks that fit a processor's cache."""
+def blocks(inputs: int, width: int) -> Iterator[slice]:
+    """Yield the inputs in blocks that fit a processor's cache.
+
+    >>> list(blocks(3, 2**14))
+    [slice(0, 2, None), slice(2, 4, None)]
+    """
+    # After so much was freed once, glibc keeps the memory of a block for the next one. It takes
+    # longer to get memory from the system than to compute.
+    np.empty(_KEPT)
     length = max(1, _BLOCK // width)
-    return (slice(start, start + length) for start in range(0, inputs, length))
+    for start in range(0, inputs, length):
+        yield slice(start, start + length)
 
 
 def _outputs(name: str, values: ArrayLike) -> NDArray[np.floating]:
@@ -300,10 +324,8 @@ def _figures(
 
     It reads block after block, so arrays on disk may be larger than the memory.
     """
-    blocks = [
-        _rows(reference[block], device[block], task, heads) for block in _blocks(*reference.shape)
-    ]
-    found = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
+    parts = [_rows(reference[b], device[b], task, heads) for b in blocks(*reference.shape)]
+    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     width, finite = reference.shape[1], found["finite"]
     kinds = [""] if task in ("features", "segmentation") else ["", "prob_"]
     figures = {
@@ -327,12 +349,12 @@ def _figures(
     rows["top1_match"] = found["top1_match"].tolist()
     if len(heads) == 1 and task != "segmentation":  # the five best pixels say nothing
         for side in ("reference", "device"):
-            best, scores = found[f"{side}_best"].tolist(), found[f"{side}_scores"].tolist()
-            usable = np.isfinite(found[f"{side}_scores"]).all(axis=1).tolist()
-            rows[f"{side}_top5"] = [
-                [list(pair) for pair in zip(*one, strict=True)] if fine else None
-                for fine, *one in zip(usable, best, scores, strict=True)
-            ]
+            best, scores = found[f"{side}_best"], found[f"{side}_scores"]
+            pairs = np.empty((*best.shape, 2), dtype=object)  # a class is an int, its score a float
+            pairs[..., 0], pairs[..., 1] = best, scores
+            usable = np.isfinite(scores).all(axis=1).tolist()
+            top5 = zip(usable, pairs.tolist(), strict=True)
+            rows[f"{side}_top5"] = [one if fine else None for fine, one in top5]
     return figures, rows
 
 
@@ -343,7 +365,7 @@ def _rows(
     r, d = _finite_rows(reference), _finite_rows(device)
     finite_reference = ~np.isnan(r[:, 0])
     finite = finite_reference & ~np.isnan(d[:, 0])
-    found = _errors(r, d, _ratio(np.abs(d - r), np.abs(r)).max(axis=1))
+    found = _errors(r, d, _max_relative(r, d))
     scores: Sequence[Floats] = (r, d)
     if task not in ("features", "segmentation"):
         sides = [[_log_and_softmax(side[:, h]) for h in heads] for side in (r, d)]
@@ -388,6 +410,15 @@ def _finite_rows(values: NDArray[Any]) -> Floats:
     values = values.astype(np.float64)
     values[~np.isfinite(values).all(axis=1)] = np.nan
     return values
+
+
+def _max_relative(r: Floats, d: Floats) -> Floats:
+    """Return the largest |d - r| / |r| of each input."""
+    error, ratio = np.abs(d - r), np.abs(r)
+    np.divide(error, ratio, out=ratio)
+    ratio[error == 0] = 0.0  # also 0/0
+    largest: Floats = ratio.max(axis=1)
+    return largest
 
 
 def _errors(r: Floats, d: Floats, max_relative: Floats) -> dict[str, Floats]:
@@ -441,8 +472,10 @@ def _one_minus_cosine(u: Floats, v: Floats) -> Floats:
     """Return 1 - cos of each pair of unit rows, computed as ½‖u - v‖² (law of cosines).
 
     1 minus a rounded cosine cannot resolve values below 1e-16. This formula resolves about 1e-32.
+    The values of `u` are lost.
     """
-    squares: Floats = np.square(u - v).sum(axis=1)
+    u -= v
+    squares: Floats = np.square(u, out=u).sum(axis=1)
     return 0.5 * squares
 
 
@@ -483,7 +516,19 @@ def _log_and_softmax(logits: Floats) -> tuple[Floats, Floats]:
     shifted: Floats = logits - logits.max(axis=-1, keepdims=True)
     powers = np.exp(shifted)
     total = powers.sum(axis=-1, keepdims=True)
-    return shifted - np.log(total), powers / total
+    shifted -= np.log(total)
+    powers /= total
+    return shifted, powers
+
+
+def best_share(logits: NDArray[Any]) -> Floats:
+    """Return the largest softmax probability of each row of (rows, classes)."""
+    found = np.empty(len(logits))
+    for block in blocks(*logits.shape):
+        shifted = logits[block].astype(np.float64)
+        shifted -= shifted.max(axis=1, keepdims=True)
+        found[block] = 1 / np.exp(shifted, out=shifted).sum(axis=1)
+    return found
 
 
 def _norm(values: Floats) -> Floats:

@@ -12,7 +12,7 @@ A finding is one line of text that gives a reason for "no". The first finding is
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict import metrics
 from npu_parity.verdict.answers import QUESTIONS, Answer, Program
-from npu_parity.verdict.coarseness import coarsened
+from npu_parity.verdict.coarseness import coarsened, coarsened_row
 from npu_parity.verdict.envelope import ENVELOPE, envelope
 from npu_parity.verdict.numerics_found import shortfall
 from npu_parity.verdict.operators import OperatorResult, without_bound
@@ -64,6 +64,8 @@ SPREAD = Threshold(
     "devices.",
     reason="Otherwise the output of another input would pass as correct.",
 )
+
+MOST = 20  # findings about inputs
 
 
 @dataclass(frozen=True)
@@ -231,25 +233,20 @@ def same_answer(
     allowed = envelope(r, x, None if np.array_equal(p, r) else p, runs.columns, runs.errors)
     if runs.hosted is not None:
         there = allowed if runs.narrow else envelope(r, x, None, runs.columns)
-        findings += [
-            f"input {name}, already on the reference's device: {why}"
-            for name, why in there.beyond(runs.hosted, names)
-        ]
+        hosted = there.beyond(runs.hosted, names)
+        findings += _first(
+            f"input {n}, already on the reference's device: {why}" for n, why in hosted
+        )
     beyond = dict(allowed.beyond(m, names))
-    findings += [f"input {name}: {why}" for name, why in beyond.items()]
-    for i, name in enumerate(names):
-        if name not in beyond:
-            error = np.maximum(np.abs(p[i] - r[i]), np.abs(r[i] - x[i]))
-            if runs.errors is not None:  # the device's error is that of any row
-                error = np.abs(np.concatenate([p - r, runs.errors, [error]])).max(axis=0)
-            findings += _flips(name, runs, i, m, error)
+    findings += _first(f"input {name}: {why}" for name, why in beyond.items())
+    findings += _first(_flips(runs, m, names, beyond))
     unrest = list(_repeats(repeated, allowed.relative))
     findings += unrest
-    whole = zip([""], [p], [m], strict=True)
-    rows = zip((f"of input {name} " for name in names), p, m, strict=True)
-    stored = (f"{of}{why}" for of, a, b in (*whole, *rows) if (why := coarsened(a, b)))
-    if why := next(stored, None):
-        findings.append(f"outputs {why}: the port rounds them, or stores them in fewer bits")
+    stored = coarsened(p, m)
+    if stored is None and (row := coarsened_row(p, m)):
+        stored = f"of input {names[row[0]]} {row[1]}"
+    if stored:
+        findings.append(f"outputs {stored}: the port rounds them, or stores them in fewer bits")
     if numerics_found and not unrest:  # outputs at random say nothing about numerics
         findings.append(numerics_found)
     return Answer(3, not findings, tuple(findings))
@@ -334,11 +331,9 @@ def enough_evidence(
         repeated: further runs on the device.
         notes: further reasons.
     """
-    r = runs.reference.astype(np.float64)
-    device = runs.predicted
+    r, d = runs.reference, runs.predicted
     if runs.measured is not None and runs.measured.shape == r.shape:
-        device = runs.measured
-    d = device.astype(np.float64)
+        d = runs.measured
     findings = []
     scores = [] if task == "features" else runs.scores(r)
     if len(r) == 1:
@@ -346,8 +341,8 @@ def enough_evidence(
     if scores:
         findings += _few_classes(scores, "pixels" if task == "segmentation" else "inputs")
     if len(r) > 1:
-        spread = metrics.l2(r - r.mean(axis=0)) / np.sqrt(len(r))
-        change = metrics.l2(np.nan_to_num(d - r)) / np.sqrt(len(r))
+        spread = metrics.distance(r, r.mean(axis=0, dtype=np.float64)) / np.sqrt(len(r))
+        change = metrics.distance(d, r) / np.sqrt(len(r))
         if spread < SPREAD * change:
             findings.append(
                 f"outputs hardly depend on the input: they differ by {spread:.3g} between inputs, "
@@ -377,7 +372,7 @@ def _few_classes(scores: list[NDArray[Any]], what: str) -> Iterator[str]:
     count = len(places[0])
     if count > 1 and all(len(set(p.argmax(axis=1).tolist())) == 1 for p in places):
         yield f"all {count} {what} have the same top-1 class"
-    best = [metrics.softmax(p).max(axis=1) for p in places]
+    best = [metrics.best_share(p) for p in places]
     if all((b > SATURATED).all() for b in best):
         every = what.removesuffix("s")
         yield f"softmax is saturated: the best class of every {every} exceeds {SATURATED}"
@@ -397,10 +392,34 @@ def _device_used(runs: Runs, measured: NDArray[Any], repeated: Repeated) -> Iter
         yield "only a batch of one was checked"
 
 
+def _first(findings: Iterable[str]) -> list[str]:
+    """Return the first findings about inputs, and how many more there are."""
+    found = list(findings)
+    more = len(found) - MOST
+    return [*found[:MOST], f"{more} more inputs are like the last"] if more > 0 else found
+
+
 def _flips(
+    runs: Runs, measured: NDArray[Any], names: Sequence[str], beyond: Container[str]
+) -> Iterator[str]:
+    """Yield a finding for each head of an input with another top-1 class, if none may flip."""
+    r, p = runs.reference, runs.predicted
+    x = r if runs.exact is None else runs.exact
+    sides = (runs.scores(r), runs.scores(measured))
+    other = [(a.argmax(-1) != b.argmax(-1)).any(-1) for a, b in zip(*sides, strict=True)]
+    for i in np.flatnonzero(np.any(other, axis=0)).tolist():
+        if names[i] in beyond:
+            continue
+        error = np.maximum(np.abs(p[i] - r[i]), np.abs(r[i] - x[i]))
+        if runs.errors is not None:  # the device's error is that of any row
+            error = np.abs(np.concatenate([p - r, runs.errors, [error]])).max(axis=0)
+        yield from _flipped(names[i], runs, i, measured, error)
+
+
+def _flipped(
     name: str, runs: Runs, i: int, measured: NDArray[Any], error: NDArray[Any]
 ) -> Iterator[str]:
-    """Yield a finding for each head of input i with another top-1 class, if none may flip."""
+    """Yield a finding for each head of input i whose top-1 class may not flip, but does."""
     sides = (runs.scores(array[i : i + 1]) for array in (runs.reference, measured))
     for r, m, c in zip(*sides, runs.columns.values(), strict=True):
         if r.shape[-1] < 2:
