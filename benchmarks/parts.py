@@ -3,6 +3,7 @@
 Other load on the machine affects both sides of a ratio.
 """
 
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from npu_parity.backends.machine import cpus
 from npu_parity.numerics.formats import Numerics
 from npu_parity.sources import checkpoints
 from npu_parity.verdict.judge import judge, read_case
+from npu_parity.verdict.metrics import compare
 
 PAIRS = 15  # of passes with and without emulation
 TURNS = 3  # of our timings and torch's
 READINGS = 9  # of the files of a run
+LARGE = (50_000, 1_000)  # outputs of a validation set
 NETWORKS = ("resnet18", "efficientnet_b0")  # for the tests of products
 HF32 = Numerics(conv="hf32", matmul="hf32")
 
@@ -61,6 +64,31 @@ def metrics(place: Path) -> dict[str, dict[str, list[float]]]:
                 times["reading"].append(middle - start)
                 times["judging"].append(time.perf_counter() - middle)
             found[f"{system} {device}"] = times
+    return found
+
+
+def large() -> dict[str, dict[str, list[float]]]:
+    """Return the seconds of reading two large arrays and of comparing them, by task."""
+    generator = np.random.default_rng(0)
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        reference = generator.standard_normal(LARGE, dtype=np.float32)
+        device = reference + np.float32(1e-3) * generator.standard_normal(LARGE, dtype=np.float32)
+        paths = [Path(folder, f"{name}.npy") for name in ("reference", "device")]
+        np.save(paths[0], reference)
+        np.save(paths[1], device)
+        del reference, device
+        for task in ("features", "classification"):
+            times: dict[str, list[float]] = {"reading": [], "comparing": []}
+            for _ in range(TURNS):
+                start = time.perf_counter()
+                for path in paths:
+                    np.load(path)
+                middle = time.perf_counter()
+                compare(*(np.load(path, mmap_mode="r") for path in paths), task)
+                times["reading"].append(middle - start)
+                times["comparing"].append(time.perf_counter() - middle)
+            found[task] = times
     return found
 
 

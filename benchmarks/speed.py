@@ -92,6 +92,7 @@ def single_steps(full: Path) -> dict[str, Any]:
             "emulated": parts.emulated(full),
             "products": parts.products(),
             "metrics": parts.metrics(full),
+            "large": parts.large(),
             "latencies": parts.latencies(full),
         }
     finally:
@@ -152,11 +153,16 @@ def step_rows(steps: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     }
     judged = medians(steps["metrics"], "judging", "reading")
     timed = medians(steps["latencies"], "ours", "torch")
+    compared = medians(steps["large"], "comparing", "reading")
     emulated = {name: statistics.median(found) for name, found in steps["emulated"].items()}
     return [
         ("an emulated pass (HF32)", "a plain pass", span(emulated)),
         ("the tests with predicted operands and of z", "a plain pass", span(products, 1)),
         ("all metrics and the verdict of a run", "reading its files", span(judged)),
+        *(
+            (f"metrics of 50,000 × 1,000 {kind}", "reading both arrays", f"{compared[task]:.1f}")
+            for task, kind in (("features", "features"), ("classification", "logits"))
+        ),
         ("p50 of latency.json", "`torch.utils.benchmark`", span(timed, 3)),
     ]
 

@@ -50,6 +50,10 @@ MEASURED = {
         "emulated": {"net": [1.2, 1.3, 9.0], "other": [1.1, 1.1, 1.1]},
         "products": {"net": {"rounded operands": 2.0, "predicted operands and statistic": 1.5}},
         "metrics": {"net npu": {"reading": [2.0, 2.0], "judging": [1.0, 1.0]}},
+        "large": {
+            "features": {"reading": [1.0, 1.0], "comparing": [1.5, 1.5]},
+            "classification": {"reading": [1.0], "comparing": [3.0]},
+        },
         "latencies": {"net": {"ours": [10.0, 10.1, 30.0], "torch": [10.0, 10.0, 10.0]}},
     },
 }

@@ -62,7 +62,7 @@ SHARES = frozenset(
     }
 )
 SYMBOLS = "0123456789_"  # class 10 is blank
-_BLOCK = 2**15  # values that are compared at once: a quarter of a megabyte in float64
+_BLOCK = 2**17  # values that are compared at once: a megabyte in float64
 _KEPT = 2**21  # values in float64: 16 megabytes
 _FEW = 8  # up to this rank, a search for the largest value is quicker than sorting
 
@@ -182,15 +182,16 @@ def distance(values: NDArray[Any], others: NDArray[Any]) -> float:
 
 def top_k(values: ArrayLike, k: int) -> NDArray[np.intp]:
     """Return the indices of the k largest values of the last axis; in a tie, the lower first."""
-    left = np.array(values)
-    if k > _FEW or not np.isfinite(left).all():
-        return np.argsort(-left, axis=-1, kind="stable")[..., :k]
-    found = np.empty((*left.shape[:-1], min(k, left.shape[-1])), np.intp)
-    for rank in range(found.shape[-1]):
-        best = left.argmax(axis=-1, keepdims=True)
-        found[..., rank] = best[..., 0]
-        np.put_along_axis(left, best, -np.inf, axis=-1)
-    return found
+    given = np.asarray(values)
+    if k > _FEW or not np.isfinite(given).all():
+        return np.argsort(-given, axis=-1, kind="stable")[..., :k]
+    left = given.reshape(-1, given.shape[-1]).copy()
+    rows = np.arange(len(left))
+    found = np.empty((len(left), min(k, left.shape[1])), np.intp)
+    for rank in range(found.shape[1]):
+        found[:, rank] = best = left.argmax(axis=1)
+        left[rows, best] = -np.inf
+    return found.reshape(*given.shape[:-1], found.shape[1])
 
 
 def decode_digits(outputs: ArrayLike, heads: Mapping[str, int]) -> list[str]:
@@ -282,7 +283,7 @@ def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -
 def blocks(inputs: int, width: int) -> Iterator[slice]:
     """Yield the inputs in blocks that fit a processor's cache.
 
-    >>> list(blocks(3, 2**14))
+    >>> list(blocks(3, 2**16))
     [slice(0, 2, None), slice(2, 4, None)]
     """
     # After so much was freed once, glibc keeps the memory of a block for the next one. It takes
@@ -369,7 +370,7 @@ def _rows(
     scores: Sequence[Floats] = (r, d)
     if task not in ("features", "segmentation"):
         sides = [[_log_and_softmax(side[:, h]) for h in heads] for side in (r, d)]
-        p, q = scores = [np.hstack([shares for _, shares in side]) for side in sides]
+        p, q = scores = [_joined([shares for _, shares in side]) for side in sides]
         # |q - p| / p from log-probabilities, because p may underflow. It grows with |log(q / p)|.
         ratios = [b - a for (a, _), (b, _) in zip(*sides, strict=True)]
         largest = np.max([ratio.max(axis=1) for ratio in ratios], axis=0)
@@ -402,13 +403,18 @@ def _rows(
     }
 
 
+def _joined(parts: list[Floats]) -> Floats:
+    return np.hstack(parts) if len(parts) > 1 else parts[0]
+
+
 def _finite_rows(values: NDArray[Any]) -> Floats:
     """Return the values in float64, with NaN in all columns of an input that is not finite.
 
     Otherwise softmax would turn -inf into 0.
     """
+    usable = np.isfinite(values).all(axis=1)
     values = values.astype(np.float64)
-    values[~np.isfinite(values).all(axis=1)] = np.nan
+    values[~usable] = np.nan
     return values
 
 
