@@ -41,7 +41,7 @@ from npu_parity.verdict.numerics_found import distances, sizes
 from npu_parity.verdict.operators import IDENTICAL, OperatorResult
 from npu_parity.verdict.program import compare, on_cpu
 from npu_parity.verdict.questions import INPUTS, Repeated, Runs, unchanged
-from npu_parity.verdict.recording import Call, record, visit
+from npu_parity.verdict.recording import Call, memory, record, visit
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -145,6 +145,8 @@ class Original:
         pretrained: whether the weights are trained; None if unknown.
         kernels: returns a context that simulates an absent device. Ports and the device's
             operators run inside it.
+        copied: whether to copy the reference's parameters. If not, nothing may change them, and
+            no port may share them.
 
     Raises:
         ParityError: no inputs, another number of names than of inputs, unknown numerics, or a
@@ -167,11 +169,15 @@ class Original:
         pretrained: bool | None = None,
         kernels: Context | None = None,
         precision: str = "fp32",
+        copied: bool = True,
     ):
         network.expect_ready(reference)
+        kept = (
+            {} if copied else {id(p): p for p in reference.parameters() if p.device.type == "cpu"}
+        )
         with network.guarded(network.named(reference)):
             # Copy, because a port may share modules with the reference and is moved to the device.
-            self.reference = copy.deepcopy(reference).to("cpu")
+            self.reference = copy.deepcopy(reference, kept).to("cpu")
         self.inputs = batches.given(inputs, reference)
         self.device = _device(device, numerics, precision)
         self.promised = self.device.numerics
@@ -578,9 +584,19 @@ def check_port(
     >>> print(check_port(reference, ported, torch.ones(2, 3, 8, 8)).verdict)
     FAIL (question 1, same program: batch_norm eps 0.001 where the reference has 1e-05, at 1)
     """
-    about |= {"kernels": kernels, "precision": precision}
+    copied = not _apart(reference, ported)
+    about |= {"kernels": kernels, "precision": precision, "copied": copied}
     original = Original(reference, inputs, device, numerics, **about)
     return original.check(ported, ported_inputs, batch, batch_sizes=batch_sizes)
+
+
+def _apart(reference: nn.Module, ported: nn.Module) -> bool:
+    """Return whether two networks surely share no parameter."""
+    try:
+        ours, theirs = ({memory(p) for p in model.parameters()} for model in (reference, ported))
+    except Exception:  # a lazy or a sparse one, or no network: what follows says so
+        return False
+    return not ours & theirs
 
 
 def _summary(results: Sequence[OperatorResult]) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from npu_parity import check
 from npu_parity.backends.device import Device
 from npu_parity.check import TELLING, Original, check_port
 from npu_parity.errors import ParityError
@@ -361,3 +362,22 @@ def test_the_first_inputs_show_the_format_of_a_device():
     assert {len(p) for p in original.predictions.values()} == {TELLING}
     distances = original.distances(original.runs.predicted * np.float32(1 + 1e-6))
     assert min(distances, key=distances.get) == "hf32"
+
+
+def test_parameters_are_copied_only_if_a_port_shares_them(monkeypatch):
+    """Two networks and a copy would be three times the weights."""
+    reference, made = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval(), []
+
+    def original(*args, own=Original, **about):
+        made.append(own(*args, **about))
+        return made[-1]
+
+    monkeypatch.setattr(check, "Original", original)
+    for port in (copy.deepcopy(reference), nn.Sequential(*reference), reference):
+        assert check_port(reference, port.eval(), torch.eye(4)).passed
+    kept = [one.reference[0].weight is reference[0].weight for one in made]
+    assert kept == [True, False, False]
+    assert all(one.reference[1].running_var is not reference[1].running_var for one in made)
+    for wrong in (nn.LazyLinear(3), "no network"):
+        with pytest.raises(ParityError):
+            check_port(reference, wrong, torch.eye(4))
