@@ -199,7 +199,7 @@ def test_a_pixel_that_flips_beyond_its_margin_is_named():
     m = r.copy()
     m[1, [2, 6]] = 0, 2
     runs = Runs(r, r.astype(float), r * np.float32(1.5), m, shapes={"": (2, 2, 2)})
-    found = questions._flips("dog", runs, 1, m, np.full(8, 0.5))
+    found = questions._flipped("dog", runs, 1, m, np.full(8, 0.5))
     assert list(found) == [
         "input dog: top-1 at pixel 2 is 1 where the reference has 0 with a margin of 2; only a "
         "margin below 1 may flip"
