@@ -10,12 +10,14 @@ import fnmatch
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from rich.console import Console
+from rich.progress import track
 
 from npu_parity import config, evidence
 from npu_parity.errors import ParityError, shorten
@@ -141,7 +143,14 @@ def find(patterns: Sequence[str], number: int | None = None, each: int | None = 
     fitting = matching(patterns)
     if number is None and each is None and len(fitting) > MOST:
         raise _too_many(len(fitting))
-    for architecture in fitting:
+    console = Console(stderr=True)
+    for architecture in track(
+        fitting,
+        "Building networks",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ):
         try:
             networks.append(built(architecture))
         except ParityError as error:
@@ -161,6 +170,15 @@ def find(patterns: Sequence[str], number: int | None = None, each: int | None = 
         else:
             families[network.family] += 1
     return zoo
+
+
+def _watched(architectures: Sequence[str]) -> Iterable[str]:
+    """Show on a terminal how many networks are built: all of timm take minutes."""
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return track(
+        architectures, "Building networks", console=console, transient=True, disable=hidden
+    )
 
 
 def _too_many(found: int) -> ParityError:
