@@ -186,6 +186,21 @@ def test_every_input_beyond_the_envelope_is_named():
     assert list(named) == ["a", "b", "d"] and named["a"] == "nan in column 3"
 
 
+@pytest.mark.parametrize("head", ["small", "large"])
+def test_one_column_may_not_have_the_error_of_all(head):
+    """5 times the root mean square of 100 columns is half of their norm."""
+    r, columns = np.random.default_rng(0).standard_normal((4, 101)), {"small": slice(0, 1)}
+    columns["large"] = slice(1, 101)
+    allowed = envelope(r, r, 1.001 * r, columns)
+    found = r * 1.001
+    found[2, columns[head].stop - 1] += 0.8 * allowed.allowed[2, list(columns).index(head)]
+    beyond = dict(allowed.beyond(found, NAMES))
+    if head == "small":  # it is the whole norm of its head
+        assert not beyond
+    else:
+        assert list(beyond) == ["c"] and "of column 99 of head large where" in beyond["c"]
+
+
 def test_independent_errors_by_hand():
     """√2 for two errors, and (√25 + 5) / √25 for the spread of their norm."""
     r = np.random.default_rng(0).standard_normal((4, 25))
