@@ -386,6 +386,26 @@ def test_a_constant_is_rounded_differently(image):
     ]
 
 
+class Scaled(nn.Module):
+    """Multiplies by a weight, or by the same numbers in no state dict."""
+
+    def __init__(self, table, kept):
+        super().__init__()
+        self.table = nn.Parameter(table) if kept else table
+
+    def forward(self, x):
+        return x * self.table
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_weight_has_its_bits_also_where_the_other_side_has_a_constant(image, kept):
+    table = torch.linspace(0.1, 5, 32).exp()
+    near = table * (1 + 2e-7)
+    for found, same in ((table, True), (near, False)):
+        findings = compare(Scaled(table, kept), Scaled(found, not kept), image).differences
+        assert any("with other values" in f for f in findings) is not same
+
+
 def test_flags_that_nothing_reads(network, image):
     """A container has a training flag; torch.fx makes such containers."""
     port = copy.deepcopy(network)
