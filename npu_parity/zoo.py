@@ -143,14 +143,7 @@ def find(patterns: Sequence[str], number: int | None = None, each: int | None = 
     fitting = matching(patterns)
     if number is None and each is None and len(fitting) > MOST:
         raise _too_many(len(fitting))
-    console = Console(stderr=True)
-    for architecture in track(
-        fitting,
-        "Building networks",
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ):
+    for architecture in _watched(fitting):
         try:
             networks.append(built(architecture))
         except ParityError as error:
