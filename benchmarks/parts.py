@@ -3,8 +3,11 @@
 Other load on the machine affects both sides of a ratio.
 """
 
+import functools
+import os
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import detection
 import emulation
 import numpy as np
 import torch
-from sides import RUNS, read
+from sides import ROOT, RUNS, read
 from torch.utils.benchmark import Timer
 
 from npu_parity import config, evidence
@@ -25,7 +28,9 @@ from npu_parity.verdict.judge import judge, read_case
 from npu_parity.verdict.metrics import compare
 
 PAIRS = 15  # of passes with and without emulation
-TURNS = 3  # of our timings and torch's
+TURNS = 3  # of reading and comparing
+WARMUP = 3  # passes that do not count
+LATENCIES = 40  # turns of our timings and torch's
 READINGS = 9  # of the files of a run
 LARGE = (50_000, 1_000)  # outputs of a validation set
 NETWORKS = ("resnet18", "efficientnet_b0")  # for the tests of products
@@ -68,10 +73,14 @@ def metrics(place: Path) -> dict[str, dict[str, list[float]]]:
 
 
 def large() -> dict[str, dict[str, list[float]]]:
-    """Return the seconds of reading two large arrays and of comparing them, by task."""
+    """Return the seconds of reading two large files and of comparing them, by task and place.
+
+    ``disk``: their content is not in the system's memory, as when a run has just begun. ``memory``:
+    it is there already. Comparing reads the files as well.
+    """
     generator = np.random.default_rng(0)
     found: dict[str, dict[str, list[float]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder:  # /tmp may be in memory
         reference = generator.standard_normal(LARGE, dtype=np.float32)
         device = reference + np.float32(1e-3) * generator.standard_normal(LARGE, dtype=np.float32)
         paths = [Path(folder, f"{name}.npy") for name in ("reference", "device")]
@@ -79,33 +88,70 @@ def large() -> dict[str, dict[str, list[float]]]:
         np.save(paths[1], device)
         del reference, device
         for task in ("features", "classification"):
-            times: dict[str, list[float]] = {"reading": [], "comparing": []}
-            for _ in range(TURNS):
-                start = time.perf_counter()
-                for path in paths:
-                    np.load(path)
-                middle = time.perf_counter()
-                compare(*(np.load(path, mmap_mode="r") for path in paths), task)
-                times["reading"].append(middle - start)
-                times["comparing"].append(time.perf_counter() - middle)
-            found[task] = times
+            for place in ("disk", "memory"):
+                forget = place == "disk"
+                found[f"{task} {place}"] = {
+                    "reading": [seconds(read_both, paths, forget) for _ in range(TURNS)],
+                    "comparing": [
+                        seconds(functools.partial(compare_both, task=task), paths, forget)
+                        for _ in range(TURNS)
+                    ],
+                }
     return found
 
 
-def latencies(place: Path, samples: int = 20) -> dict[str, dict[str, list[float]]]:
-    """Return our samples and those of ``torch.utils.benchmark`` in ms, by system."""
+def read_both(paths: Sequence[Path]) -> None:
+    """Read the arrays of files into memory."""
+    for path in paths:
+        np.load(path)
+
+
+def compare_both(paths: Sequence[Path], task: str) -> None:
+    """Compare the arrays of two files, as the workflow does."""
+    compare(*(np.load(path, mmap_mode="r") for path in paths), task)
+
+
+def seconds(
+    action: Callable[[Sequence[Path]], object], files: Sequence[Path], forget: bool
+) -> float:
+    """Return how long an action takes, with or without its files in the system's memory."""
+    for file in files:
+        with file.open("rb") as opened:
+            if forget:
+                os.fsync(opened)
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            else:
+                opened.read()
+    start = time.perf_counter()
+    action(files)
+    return time.perf_counter() - start
+
+
+def latencies(place: Path, samples: int = 5) -> dict[str, dict[str, list[list[float]]]]:
+    """Return our samples and those of ``torch.utils.benchmark`` in ms, by system and turn.
+
+    A turn takes a few samples of each side, so a machine that gets slower slows down both. Every
+    second turn begins with the other side.
+    """
     torch.set_num_threads(cpus())
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, list[list[float]]]] = {}
     for system in read(place)["models"]:
         folder = place / "results" / system
         model = checkpoints.load(folder)
         one = evidence.read_inputs(folder / "inputs.npy")[:1]
         found[system] = {"ours": [], "torch": []}
-        for _ in range(TURNS):
-            ours = time_forward(model, one, Device("cpu"), [1], 3, samples, 1)["1"]
-            found[system]["ours"] += ours["samples"]
-            found[system]["torch"] += timer(model, one, samples)
+        sides = [("ours", ours), ("torch", timer)]
+        for _ in range(LATENCIES):
+            for side, measure in sides:
+                found[system][side].append(measure(model, one, samples))
+            sides.reverse()
     return found
+
+
+def ours(model: torch.nn.Module, one: np.ndarray[Any, Any], samples: int) -> list[float]:
+    """Return samples of latency.json in ms."""
+    found = time_forward(model, one, Device("cpu"), [1], WARMUP, samples, 1)
+    return list(found["1"]["samples"])
 
 
 def timer(model: torch.nn.Module, one: np.ndarray[Any, Any], samples: int) -> list[float]:
@@ -113,5 +159,5 @@ def timer(model: torch.nn.Module, one: np.ndarray[Any, Any], samples: int) -> li
     names = {"model": model, "x": torch.from_numpy(one)}
     measured = Timer("model(x)", globals=names, num_threads=torch.get_num_threads())
     with torch.no_grad():
-        measured.timeit(3)
+        measured.timeit(WARMUP)
         return [1000 * measured.timeit(1).mean for _ in range(samples)]

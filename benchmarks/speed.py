@@ -152,7 +152,13 @@ def step_rows(steps: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         for name, of in steps["products"].items()
     }
     judged = medians(steps["metrics"], "judging", "reading")
-    timed = medians(steps["latencies"], "ours", "torch")
+    timed = {
+        name: statistics.median(
+            statistics.median(ours) / statistics.median(theirs)
+            for ours, theirs in zip(of["ours"], of["torch"], strict=True)
+        )
+        for name, of in steps["latencies"].items()
+    }
     compared = medians(steps["large"], "comparing", "reading")
     emulated = {name: statistics.median(found) for name, found in steps["emulated"].items()}
     return [
@@ -160,8 +166,10 @@ def step_rows(steps: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("the tests with predicted operands and of z", "a plain pass", span(products, 1)),
         ("all metrics and the verdict of a run", "reading its files", span(judged)),
         *(
-            (f"metrics of 50,000 × 1,000 {kind}", "reading both arrays", f"{compared[task]:.1f}")
-            for task, kind in (("features", "features"), ("classification", "logits"))
+            (f"metrics of 50,000 × 1,000 {kind}", f"reading both from the {place}", f"{share:.1f}")
+            for kind, task in (("features", "features"), ("logits", "classification"))
+            for place in ("disk", "memory")
+            for share in [compared[f"{task} {place}"]]
         ),
         ("p50 of latency.json", "`torch.utils.benchmark`", span(timed, 3)),
     ]
@@ -170,7 +178,7 @@ def step_rows(steps: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def medians(found: Mapping[str, Mapping[str, list[float]]], a: str, b: str) -> dict[str, float]:
     """Return the ratio of the medians of two lists, by name.
 
-    >>> medians({"x": {"ours": [2.0, 3.0], "torch": [5.0]}}, "ours", "torch")
+    >>> medians({"x": {"comparing": [2.0, 3.0], "reading": [5.0]}}, "comparing", "reading")
     {'x': 0.5}
     """
     middle = statistics.median

@@ -333,6 +333,14 @@ def test_cpus_are_those_that_this_process_may_use():
     assert machine.cpus() == len(allowed)
 
 
+def test_the_environment_may_allow_fewer_threads_than_there_are_cpus(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert machine.threads() == machine.cpus()
+    for text, number in (("1", 1), ("10000", machine.cpus()), ("0", machine.cpus()), ("4,2", None)):
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        assert machine.threads() == (number or machine.cpus())
+
+
 def test_cpu_is_described():
     found = Device("cpu").implementation.describe()
     assert set(found) == {"name", "capability"} and all(found.values())

@@ -1,5 +1,6 @@
 """metrics.compare against oracles written another way: exact fractions, fsum, plain loops."""
 
+import gc
 import json
 import math
 import tracemalloc
@@ -425,8 +426,9 @@ def test_worst_input_is_the_one_that_differs_most():
     assert metrics.worst_input(metrics.compare(reference, reference)) == 0
 
 
-def test_arrays_on_disk_are_compared_in_blocks(tmp_path):
+def test_arrays_on_disk_are_compared_in_blocks(tmp_path, monkeypatch):
     """Of two files of 16 MB, only parts are in memory."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     random = np.random.default_rng(0)
     reference = random.standard_normal((4_000, 1_000), dtype=np.float32)
     device = reference + np.float32(1e-4)
@@ -452,6 +454,27 @@ def test_the_size_of_a_block_changes_no_metric_of_an_input(monkeypatch, task):
     parts = compare(reference, device, task)
     assert parts.pop("per_input") == whole.pop("per_input")
     assert parts == pytest.approx(whole, rel=1e-14)
+
+
+@pytest.mark.parametrize("task", ["classification", "features"])
+def test_the_number_of_threads_changes_nothing(monkeypatch, task):
+    random = np.random.default_rng(2)
+    reference, noise = random.standard_normal((2, 60, 12)).astype(np.float32)
+    device = reference + noise / 100
+    reference[3, 4], device[50, 1] = np.inf, np.nan  # warnings would be errors here
+    monkeypatch.setattr("npu_parity.verdict.metrics._BLOCK", 24)
+    found = []
+    for number in (1, 5):
+        monkeypatch.setattr("npu_parity.verdict.metrics.threads", lambda number=number: number)
+        found.append(compare(reference, device, task))
+    assert found[0] == found[1] and not found[0]["finite"]
+
+
+def test_comparing_leaves_the_search_for_cycles_as_it_was():
+    for set_to, is_on in ((gc.disable, False), (gc.enable, True)):
+        set_to()
+        compare(*sample())
+        assert gc.isenabled() is is_on
 
 
 def test_largest_share_and_distance_of_very_many_rows():

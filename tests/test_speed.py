@@ -51,10 +51,17 @@ MEASURED = {
         "products": {"net": {"rounded operands": 2.0, "predicted operands and statistic": 1.5}},
         "metrics": {"net npu": {"reading": [2.0, 2.0], "judging": [1.0, 1.0]}},
         "large": {
-            "features": {"reading": [1.0, 1.0], "comparing": [1.5, 1.5]},
-            "classification": {"reading": [1.0], "comparing": [3.0]},
+            "features disk": {"reading": [1.0, 1.0], "comparing": [1.5, 1.5]},
+            "features memory": {"reading": [1.0], "comparing": [4.0]},
+            "classification disk": {"reading": [1.0], "comparing": [3.0]},
+            "classification memory": {"reading": [1.0], "comparing": [5.0]},
         },
-        "latencies": {"net": {"ours": [10.0, 10.1, 30.0], "torch": [10.0, 10.0, 10.0]}},
+        "latencies": {  # three turns, and the machine is slow in the second one
+            "net": {
+                "ours": [[10.0, 10.1, 30.0], [40.0, 40.8, 41.0], [9.9, 10.0]],
+                "torch": [[10.0, 10.0, 10.0], [39.0, 40.0, 50.0], [10.0, 10.0]],
+            }
+        },
     },
 }
 
@@ -72,12 +79,19 @@ def test_timed_passes_count_on_no_side():
     assert found["a run after one input was added, 9 of 40 jobs"] == "0.25"
 
 
+def test_passes_that_a_busy_machine_repeats_are_timed_passes(tmp_path):
+    sizes = {"1": {"samples": [100.0, 300.0], "attempts": 3}, "8": {"samples": [50.0]}}
+    (tmp_path / "latency.json").write_text(json.dumps({"batch_sizes": sizes}))
+    assert sides.timed_passes(tmp_path, "latency.json") == pytest.approx(1.25)
+
+
 def test_medians_count():
     found = ratios(speed.table(MEASURED))
     assert found["a run with nothing to do"] == "2.0"
     assert found["an emulated pass (HF32)"] == "1.20 (1.10 to 1.30)"
     assert found["the tests with predicted operands and of z"] == "3.5 (3.5 to 3.5)"
     assert found["all metrics and the verdict of a run"] == "0.50 (0.50 to 0.50)"
+    assert found["metrics of 50,000 × 1,000 logits"] == "5.0"  # the last row, from memory
     assert found["p50 of latency.json"] == "1.010 (1.010 to 1.010)"
     slower = copy.deepcopy(MEASURED)
     slower["rounds"] += [ROUND | {"full": side(120.0, 20.0)}, ROUND | {"full": side(900.0, 0.0)}]

@@ -11,6 +11,12 @@ def cpus() -> int:
     return len(usable())
 
 
+def threads() -> int:
+    """Return how many threads this process is to use: OMP_NUM_THREADS, or one for each CPU."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(int(asked), cpus()) if asked.isdecimal() and int(asked) else cpus()
+
+
 def usable() -> set[int]:
     """Return the numbers of the CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):

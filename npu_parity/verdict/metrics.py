@@ -22,13 +22,18 @@ r is the reference, d the device. Metrics cover all inputs and columns, unless s
 - ``distinct_top1``: the number of different top-1 classes of the reference
 """
 
+import contextlib
+import functools
+import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from npu_parity.backends.machine import threads
 from npu_parity.errors import ParityError
 
 TASKS = ("classification", "features", "digits", "segmentation")
@@ -64,6 +69,7 @@ SHARES = frozenset(
 SYMBOLS = "0123456789_"  # class 10 is blank
 _BLOCK = 2**17  # values that are compared at once: a megabyte in float64
 _KEPT = 2**21  # values in float64: 16 megabytes
+_THREADS = 8  # at most; each needs the memory of some blocks
 _FEW = 8  # up to this rank, a search for the largest value is quicker than sorting
 
 Floats = NDArray[np.float64]
@@ -118,7 +124,8 @@ def compare(
             "task segmentation: found no dense map in the outputs, expected (inputs, classes, "
             "height, width)"
         )
-    with np.errstate(all="ignore"):  # values that are not finite become None
+    # Values that are not finite become None.
+    with np.errstate(all="ignore"), _without_collections():
         figures, rows = _figures(reference, device, task, list(by_head.values()))
         if heads:
             if task == "digits":
@@ -136,10 +143,22 @@ def compare(
                 figures[key] = _mean([found[key] for found in by_map.values()])
             for name in by_map.keys() & figures.get("heads", {}).keys():
                 figures["heads"][name] |= by_map[name]
-    figures["per_input"] = [
-        dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)
-    ]
+        figures["per_input"] = [
+            dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)
+        ]
     return figures
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Let Python look for no cycles inside: it takes longer than making millions of numbers."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def worst_input(figures: Mapping[str, Any]) -> int:
@@ -323,9 +342,12 @@ def _figures(
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Return the metrics over all inputs, and one list per metric with its value for each input.
 
-    It reads block after block, so arrays on disk may be larger than the memory.
+    It reads block after block, so arrays on disk may be larger than the memory. Each thread works
+    on a block of its own, so their number changes no value.
     """
-    parts = [_rows(reference[b], device[b], task, heads) for b in blocks(*reference.shape)]
+    rows_of = functools.partial(_rows, reference, device, task, heads)
+    with ThreadPoolExecutor(min(threads(), _THREADS)) as pool:
+        parts = list(pool.map(rows_of, blocks(*reference.shape)))
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     width, finite = reference.shape[1], found["finite"]
     kinds = [""] if task in ("features", "segmentation") else ["", "prob_"]
@@ -359,14 +381,17 @@ def _figures(
     return figures, rows
 
 
+@np.errstate(all="ignore")  # a thread has its own
 def _rows(
-    reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice]
+    reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice], block: slice
 ) -> dict[str, NDArray[Any]]:
-    """Return what the metrics need to know of each input; the first axis are the inputs."""
+    """Return what the metrics need to know of each input of a block: arrays (inputs, ...)."""
+    reference, device = reference[block], device[block]
     r, d = _finite_rows(reference), _finite_rows(device)
     finite_reference = ~np.isnan(r[:, 0])
     finite = finite_reference & ~np.isnan(d[:, 0])
-    found = _errors(r, d, _max_relative(r, d))
+    error = np.abs(d - r)
+    found = _errors(r, d, error, _max_relative(error, r))
     scores: Sequence[Floats] = (r, d)
     if task not in ("features", "segmentation"):
         sides = [[_log_and_softmax(side[:, h]) for h in heads] for side in (r, d)]
@@ -376,8 +401,9 @@ def _rows(
         largest = np.max([ratio.max(axis=1) for ratio in ratios], axis=0)
         smallest = np.min([ratio.min(axis=1) for ratio in ratios], axis=0)
         relative = np.maximum(np.expm1(largest), -np.expm1(smallest))
-        found |= {f"prob_{key}": value for key, value in _errors(p, q, relative).items()}
-    rankings = [_ranking(r[:, h], d[:, h]) for h in heads]
+        errors = _errors(p, q, np.abs(q - p), relative)
+        found |= {f"prob_{key}": value for key, value in errors.items()}
+    rankings = [_ranking(reference[:, h], device[:, h]) for h in heads]
     first = rankings[0]
     bits = [np.ascontiguousarray(s).view(f"u{s.dtype.itemsize}") for s in (reference, device)]
     same_type = reference.dtype == device.dtype
@@ -391,7 +417,9 @@ def _rows(
         "top1_match": np.all([x["top1"] for x in rankings], axis=0) & finite,
         "top5_same_order": np.all([x["order"] for x in rankings], axis=0) & finite,
         "top5_overlap": np.mean([x["overlap"] for x in rankings], axis=0) * finite,
-        "margin": np.min([x["margin"] for x in rankings], axis=0),
+        "margin": np.where(
+            finite_reference, np.min([x["margin"] for x in rankings], axis=0), np.nan
+        ),
         **{
             f"{side}_{key}": value
             for side, of_side in zip(("reference", "device"), scores, strict=True)
@@ -418,18 +446,23 @@ def _finite_rows(values: NDArray[Any]) -> Floats:
     return values
 
 
-def _max_relative(r: Floats, d: Floats) -> Floats:
-    """Return the largest |d - r| / |r| of each input."""
-    error, ratio = np.abs(d - r), np.abs(r)
+def _max_relative(error: Floats, r: Floats) -> Floats:
+    """Return the largest |d - r| / |r| of each input; `error` is |d - r|."""
+    ratio = np.abs(r)
     np.divide(error, ratio, out=ratio)
     ratio[error == 0] = 0.0  # also 0/0
     largest: Floats = ratio.max(axis=1)
     return largest
 
 
-def _errors(r: Floats, d: Floats, max_relative: Floats) -> dict[str, Floats]:
-    """Return the errors of each input; ``max_relative`` is its largest |d - r| / |r|."""
-    error = np.abs(d - r)
+def _errors(r: Floats, d: Floats, error: Floats, max_relative: Floats) -> dict[str, Floats]:
+    """Return the errors of each input.
+
+    Args:
+        r, d: the reference and the device.
+        error: |d - r|.
+        max_relative: the largest |d - r| / |r| of each input.
+    """
     squares, size = np.square(error).sum(axis=1), _norm(r)
     one_minus_cosine = _one_minus_cosine(r / size, d / _norm(d))
     return {
@@ -486,11 +519,14 @@ def _one_minus_cosine(u: Floats, v: Floats) -> Floats:
 
 
 def _ranking(r: Floats, d: Floats) -> dict[str, NDArray[Any]]:
-    """Compare the top five columns of one head (all if fewer), input by input."""
+    """Compare the top five columns of one head (all if fewer), input by input.
+
+    An input that is not finite on either side gets any result.
+    """
     k = min(5, r.shape[1])
     reference, device = top_k(r, k), top_k(d, k)
     same = reference == device
-    best = np.take_along_axis(r, reference, axis=1)
+    best = np.take_along_axis(r, reference, axis=1).astype(np.float64)
     return {
         "reference": reference,
         "device": device,

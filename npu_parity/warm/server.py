@@ -44,6 +44,11 @@ from npu_parity.warm.client import circumstances
 
 # Libraries that functions import, and that take long. Not onnxruntime, which starts a thread.
 LATE = ("torch._dynamo", "torchvision", "timm", "pydantic.type_adapter", "tabulate")
+# What torch.onnx.export imports. These names are internal, and some versions have others.
+EXPORTER = (
+    *("torch.export._trace", "torch.onnx._internal.exporter._core"),
+    "onnxscript.function_libs.torch_lib.ops",
+)
 # Programs that set their number of threads themselves, so the variables with it may differ.
 THREADED = ("latency",)
 PATIENCE = 10.0  # seconds for a request to arrive, which a client sends at once
@@ -86,6 +91,9 @@ def preload() -> None:
     """Import what programs need."""
     for name in LATE:
         importlib.import_module(name)
+    for name in EXPORTER:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     for module in pkgutil.walk_packages(npu_parity.__path__, f"{npu_parity.__name__}."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
