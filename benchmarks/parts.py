@@ -3,11 +3,13 @@
 Other load on the machine affects both sides of a ratio.
 """
 
-import functools
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,9 @@ from npu_parity.backends.machine import cpus
 from npu_parity.numerics.formats import Numerics
 from npu_parity.sources import checkpoints
 from npu_parity.verdict.judge import judge, read_case
-from npu_parity.verdict.metrics import compare
 
 PAIRS = 15  # of passes with and without emulation
-TURNS = 3  # of reading and comparing
+TURNS = 5  # of reading and comparing
 WARMUP = 3  # passes that do not count
 LATENCIES = 40  # turns of our timings and torch's
 READINGS = 9  # of the files of a run
@@ -76,7 +77,7 @@ def large() -> dict[str, dict[str, list[float]]]:
     """Return the seconds of reading two large files and of comparing them, by task and place.
 
     ``disk``: their content is not in the system's memory, as when a run has just begun. ``memory``:
-    it is there already. Comparing reads the files as well.
+    it is there already. Comparing reads the files as well. ``mib`` is the memory that it takes.
     """
     generator = np.random.default_rng(0)
     found: dict[str, dict[str, list[float]]] = {}
@@ -89,42 +90,33 @@ def large() -> dict[str, dict[str, list[float]]]:
         del reference, device
         for task in ("features", "classification"):
             for place in ("disk", "memory"):
-                forget = place == "disk"
+                turns = [
+                    [alone(what, paths, place == "disk") for what in ("reading", task)]
+                    for _ in range(TURNS)
+                ]
                 found[f"{task} {place}"] = {
-                    "reading": [seconds(read_both, paths, forget) for _ in range(TURNS)],
-                    "comparing": [
-                        seconds(functools.partial(compare_both, task=task), paths, forget)
-                        for _ in range(TURNS)
-                    ],
+                    "reading": [reading["seconds"] for reading, _ in turns],
+                    "comparing": [comparing["seconds"] for _, comparing in turns],
+                    "mib": [comparing["mib"] for _, comparing in turns],
                 }
     return found
 
 
-def read_both(paths: Sequence[Path]) -> None:
-    """Read the arrays of files into memory."""
-    for path in paths:
-        np.load(path)
-
-
-def compare_both(paths: Sequence[Path], task: str) -> None:
-    """Compare the arrays of two files, as the workflow does."""
-    compare(*(np.load(path, mmap_mode="r") for path in paths), task)
-
-
-def seconds(
-    action: Callable[[Sequence[Path]], object], files: Sequence[Path], forget: bool
-) -> float:
-    """Return how long an action takes, with or without its files in the system's memory."""
+def alone(what: str, files: Sequence[Path], forget: bool) -> dict[str, float]:
+    """Return what `large.py` prints, with or without its files in the system's memory."""
     for file in files:
         with file.open("rb") as opened:
             if forget:
                 os.fsync(opened)
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             else:
-                opened.read()
-    start = time.perf_counter()
-    action(files)
-    return time.perf_counter() - start
+                while opened.read(2**20):
+                    pass
+    command = [sys.executable, ROOT / "benchmarks/large.py", what, *files]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def latencies(place: Path, samples: int = 5) -> dict[str, dict[str, list[list[float]]]]:

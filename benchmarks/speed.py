@@ -208,13 +208,17 @@ def about(measured: Mapping[str, Any]) -> str:
     far = max(of["relative_l2_error"] for of in same)
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "timm"))
     busy = found["load_of_others"] > QUIET
+    most = max(
+        (v for one in measured["steps"].get("large", {}).values() for v in one["mib"]), default=0
+    )
+    memory = f" Comparing two large arrays took at most {most:.0f} MiB." if most else ""
     warning = "**The machine was busy, so do not rely on these ratios.** " if busy else ""
     return (
         f"{warning}Systems: {', '.join(found['systems'])}. Rounds: {len(measured['rounds'])}. "
         f"{found['cpus']} CPUs ({found['cpu']}), {versions}. Before the measurement, "
         f"{found['load_of_others']:.1f} processes wanted one of them. {equal} of {len(same)} "
         f"arrays of outputs have the same bits on both sides, from the same weights; the largest "
-        f"relative L2 error between both sides is {far:.1g}."
+        f"relative L2 error between both sides is {far:.1g}.{memory}"
     )
 
 

@@ -444,6 +444,18 @@ def test_arrays_on_disk_are_compared_in_blocks(tmp_path, monkeypatch):
     assert memory < 24e6  # the metrics of each input take most of it
 
 
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_arrays_on_disk_keep_what_was_written_into_them(tmp_path, mode):
+    """Memory of the file is given back; a private copy of a page is no such memory."""
+    np.save(tmp_path / "a.npy", sample()[0])
+    mapped = np.load(tmp_path / "a.npy", mmap_mode=mode)
+    if mode != "r":
+        mapped[1, 2] = 7.5
+    before = mapped.copy()
+    assert compare(mapped, mapped[:])["bitwise_equal"]
+    assert np.array_equal(mapped, before)
+
+
 @pytest.mark.parametrize("task", ["classification", "features"])
 def test_the_size_of_a_block_changes_no_metric_of_an_input(monkeypatch, task):
     random = np.random.default_rng(1)

@@ -51,10 +51,10 @@ MEASURED = {
         "products": {"net": {"rounded operands": 2.0, "predicted operands and statistic": 1.5}},
         "metrics": {"net npu": {"reading": [2.0, 2.0], "judging": [1.0, 1.0]}},
         "large": {
-            "features disk": {"reading": [1.0, 1.0], "comparing": [1.5, 1.5]},
-            "features memory": {"reading": [1.0], "comparing": [4.0]},
-            "classification disk": {"reading": [1.0], "comparing": [3.0]},
-            "classification memory": {"reading": [1.0], "comparing": [5.0]},
+            "features disk": {"reading": [1.0, 1.0], "comparing": [1.5, 1.5], "mib": [99.0]},
+            "features memory": {"reading": [1.0], "comparing": [4.0], "mib": [99.0]},
+            "classification disk": {"reading": [1.0], "comparing": [3.0], "mib": [99.0]},
+            "classification memory": {"reading": [1.0], "comparing": [5.0], "mib": [151.4]},
         },
         "latencies": {  # three turns, and the machine is slow in the second one
             "net": {
@@ -96,6 +96,11 @@ def test_medians_count():
     slower = copy.deepcopy(MEASURED)
     slower["rounds"] += [ROUND | {"full": side(120.0, 20.0)}, ROUND | {"full": side(900.0, 0.0)}]
     assert ratios(speed.table(slower))["the default run"] == "1.00"
+
+
+def test_the_most_memory_of_comparing_is_said():
+    assert "took at most 151 MiB" in speed.table(MEASURED)
+    assert "MiB" not in speed.table(MEASURED | {"steps": {}})
 
 
 def test_stages_are_shares_of_the_time_of_the_scripts():

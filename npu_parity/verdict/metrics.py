@@ -23,9 +23,9 @@ r is the reference, d the device. Metrics cover all inputs and columns, unless s
 """
 
 import contextlib
-import functools
 import gc
 import math
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -345,7 +345,14 @@ def _figures(
     It reads block after block, so arrays on disk may be larger than the memory. Each thread works
     on a block of its own, so their number changes no value.
     """
-    rows_of = functools.partial(_rows, reference, device, task, heads)
+    sides = reference, device
+
+    def rows_of(block: slice) -> dict[str, NDArray[Any]]:
+        found = _rows(*(side[block] for side in sides), task, heads)
+        for side in sides:
+            _forget(side)
+        return found
+
     with ThreadPoolExecutor(min(threads(), _THREADS)) as pool:
         parts = list(pool.map(rows_of, blocks(*reference.shape)))
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -383,10 +390,9 @@ def _figures(
 
 @np.errstate(all="ignore")  # a thread has its own
 def _rows(
-    reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice], block: slice
+    reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice]
 ) -> dict[str, NDArray[Any]]:
-    """Return what the metrics need to know of each input of a block: arrays (inputs, ...)."""
-    reference, device = reference[block], device[block]
+    """Return what the metrics need to know of each input; the first axis are the inputs."""
     r, d = _finite_rows(reference), _finite_rows(device)
     finite_reference = ~np.isnan(r[:, 0])
     finite = finite_reference & ~np.isnan(d[:, 0])
@@ -429,6 +435,19 @@ def _rows(
             )
         },
     }
+
+
+def _forget(array: NDArray[Any]) -> None:
+    """Free the memory of what was read of an array on disk. It can be read again.
+
+    The system would keep all of it for this process.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    # What a process has written into a private copy would be lost.
+    if isinstance(base, mmap.mmap) and memoryview(base).readonly and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _joined(parts: list[Floats]) -> Floats:
