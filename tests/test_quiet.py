@@ -305,9 +305,12 @@ def test_a_machine_kept_busy_is_marked(busy):
 
 @pytest.mark.slow
 def test_a_machine_at_rest_is_not_marked():
-    if not at_rest():
-        pytest.skip("other processes use this machine now")
-    found, _ = timed()
+    for _ in range(3):  # other processes may begin and end at any moment
+        if not at_rest():
+            pytest.skip("other processes use this machine now")
+        found, _ = timed()
+        if not found["busy"]:
+            break
     if not at_rest():
         pytest.skip("other processes began to use this machine")
     assert (found["busy"], found["why"], len(found["samples"])) == (False, "", 40)
