@@ -345,12 +345,11 @@ def _figures(
     It reads block after block, so arrays on disk may be larger than the memory. Each thread works
     on a block of its own, so their number changes no value.
     """
-    sides = reference, device
 
     def rows_of(block: slice) -> dict[str, NDArray[Any]]:
-        found = _rows(*(side[block] for side in sides), task, heads)
-        for side in sides:
-            _forget(side)
+        found = _rows(reference[block], device[block], task, heads)
+        _forget(reference)
+        _forget(device)
         return found
 
     with ThreadPoolExecutor(min(threads(), _THREADS)) as pool:
