@@ -81,7 +81,7 @@ def large() -> dict[str, dict[str, list[float]]]:
     """
     generator = np.random.default_rng(0)
     found: dict[str, dict[str, list[float]]] = {}
-    with tempfile.TemporaryDirectory(dir=ROOT) as folder:  # /tmp may be in memory
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # /tmp may be in memory
         reference = generator.standard_normal(LARGE, dtype=np.float32)
         device = reference + np.float32(1e-3) * generator.standard_normal(LARGE, dtype=np.float32)
         paths = [Path(folder, f"{name}.npy") for name in ("reference", "device")]

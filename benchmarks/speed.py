@@ -166,10 +166,13 @@ def step_rows(steps: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("the tests with predicted operands and of z", "a plain pass", span(products, 1)),
         ("all metrics and the verdict of a run", "reading its files", span(judged)),
         *(
-            (f"metrics of 50,000 × 1,000 {kind}", f"reading both from the {place}", f"{share:.1f}")
+            (
+                f"metrics of 50,000 × 1,000 {kind}",
+                f"reading both from the {place}",
+                f"{compared[f'{task} {place}']:.1f}",
+            )
             for kind, task in (("features", "features"), ("logits", "classification"))
             for place in ("disk", "memory")
-            for share in [compared[f"{task} {place}"]]
         ),
         ("p50 of latency.json", "`torch.utils.benchmark`", span(timed, 3)),
     ]

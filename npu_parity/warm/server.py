@@ -43,9 +43,9 @@ from npu_parity.warm import THREADS
 from npu_parity.warm.client import circumstances
 
 # Libraries that functions import, and that take long. Not onnxruntime, which starts a thread.
-LATE = ("torch._dynamo", "torchvision", "timm", "pydantic.type_adapter", "tabulate")
-# What torch.onnx.export imports. These names are internal, and some versions have others.
-EXPORTER = (
+# torch.onnx.export imports the last three. Their names are internal: some versions have others.
+LATE = (
+    *("torch._dynamo", "torchvision", "timm", "pydantic.type_adapter", "tabulate"),
     *("torch.export._trace", "torch.onnx._internal.exporter._core"),
     "onnxscript.function_libs.torch_lib.ops",
 )
@@ -90,8 +90,6 @@ ENDING = Ending()
 def preload() -> None:
     """Import what programs need."""
     for name in LATE:
-        importlib.import_module(name)
-    for name in EXPORTER:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     for module in pkgutil.walk_packages(npu_parity.__path__, f"{npu_parity.__name__}."):
