@@ -36,15 +36,15 @@ def difference(found: str, drawn: str) -> str | None:
     >>> difference('<path d="M 1 2"/>', '<path d="M 1 3"/>')
     'line 1: found 2, the results give 3'
     """
-    if found == drawn:
-        return None
+    images = [IMAGE.findall(text) for text in (found, drawn)]
+    for number, (ours, theirs) in enumerate(zip(*images, strict=False), 1):
+        if ours != theirs and not _alike(ours, theirs):
+            return f"image {number}: found other points than the results give"
+    found, drawn = (IMAGE.sub(_lines, text) for text in (found, drawn))
     for number, (ours, theirs) in enumerate(
         zip(found.splitlines(), drawn.splitlines(), strict=False), 1
     ):
-        images = [IMAGE.findall(line) for line in (ours, theirs)]
-        if images[0] and images[1] and not _alike(*map(_pixels, (images[0][0], images[1][0]))):
-            return f"line {number}: found other points in the image"
-        ours, theirs = (NAME.sub("", IMAGE.sub("", line)) for line in (ours, theirs))
+        ours, theirs = (NAME.sub("", line) for line in (ours, theirs))
         if NUMBER.sub("0", ours) != NUMBER.sub("0", theirs):
             return f"line {number}: found {_shown(ours)}, the results give {_shown(theirs)}"
         for a, b in zip(NUMBER.findall(ours), NUMBER.findall(theirs), strict=True):
@@ -54,13 +54,23 @@ def difference(found: str, drawn: str) -> str | None:
     return None if lines[0] == lines[1] else f"found {lines[0]} lines, the results give {lines[1]}"
 
 
+def _lines(image: re.Match[str]) -> str:
+    """Return what stands for an image, so that all that follows keeps its line."""
+    return "\n" * image[0].count("\n")
+
+
+def _alike(ours: str, theirs: str) -> bool:
+    """Whether two PNG images in base64 have the same pixels up to one level of a colour."""
+    try:
+        a, b = (_pixels(side) for side in (ours, theirs))
+    except (OSError, ValueError):  # not base64, or no image
+        return False
+    return a.shape == b.shape and bool(np.abs(a - b).max(initial=0) <= 1)
+
+
 def _pixels(encoded: str) -> NDArray[Any]:
     image = Image.open(io.BytesIO(base64.b64decode(encoded)))
     return np.asarray(image.convert("RGBA"), dtype=np.int16)
-
-
-def _alike(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
-    return ours.shape == theirs.shape and bool(np.abs(ours - theirs).max(initial=0) <= 1)
 
 
 def _shown(line: str) -> str:
