@@ -16,7 +16,7 @@ from npu_parity.errors import ParityError
 from npu_parity.sources import checkpoints, labels
 from npu_parity.sources.inputs import read_image
 from npu_parity.sources.preprocessing import Preprocessing
-from npu_parity.verdict import metrics
+from npu_parity.verdict import digits, metrics
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class LoadedSystem:
         elapsed = 1000 * (time.perf_counter() - start)
         answer = None
         if self.settings["task"] == "digits":
-            answer = metrics.decode_digits(outputs, self.settings["heads"])[0]
+            answer = digits.decode_digits(outputs, self.settings["heads"])[0]
         scores = outputs[0]
         if self.labels and len(self.labels) != len(scores):
             raise ParityError(

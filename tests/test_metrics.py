@@ -15,7 +15,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from npu_parity.errors import ParityError
 from npu_parity.verdict import metrics
-from npu_parity.verdict.metrics import compare, decode_digits, explained, softmax, top_k
+from npu_parity.verdict.digits import decode_digits
+from npu_parity.verdict.metrics import compare, explained, softmax, top_k
 
 SVHN = {"length": 7, "digit1": 11, "digit2": 11, "digit3": 11, "digit4": 11, "digit5": 11}
 VALUES = st.floats(-100, 100, width=32, allow_subnormal=False)
@@ -462,7 +463,7 @@ def test_the_size_of_a_block_changes_no_metric_of_an_input(monkeypatch, task):
     reference, noise = random.standard_normal((2, 7, 12)).astype(np.float32)
     device = reference + noise / 100
     whole = compare(reference, device, task)
-    monkeypatch.setattr("npu_parity.verdict.metrics._BLOCK", 24)
+    monkeypatch.setattr("npu_parity.verdict.rows._BLOCK", 24)
     parts = compare(reference, device, task)
     assert parts.pop("per_input") == whole.pop("per_input")
     assert parts == pytest.approx(whole, rel=1e-14)
@@ -474,7 +475,7 @@ def test_the_number_of_threads_changes_nothing(monkeypatch, task):
     reference, noise = random.standard_normal((2, 60, 12)).astype(np.float32)
     device = reference + noise / 100
     reference[3, 4], device[50, 1] = np.inf, np.nan  # warnings would be errors here
-    monkeypatch.setattr("npu_parity.verdict.metrics._BLOCK", 24)
+    monkeypatch.setattr("npu_parity.verdict.rows._BLOCK", 24)
     found = []
     for number in (1, 5):
         monkeypatch.setattr("npu_parity.verdict.metrics.threads", lambda number=number: number)

@@ -22,7 +22,7 @@ from npu_parity.sources.images import read_image
 from npu_parity.sources.preprocessing import Preprocessing
 from npu_parity.sources.weights import Wanted, obtain
 from npu_parity.system import load
-from npu_parity.verdict import metrics
+from npu_parity.verdict import digits
 
 ARCHITECTURE = """
 from torch import nn
@@ -129,7 +129,7 @@ def test_images_differ():
 def test_digits():
     (found,) = npu_parity.load("house").predict(["a.png"])
     outputs = by_hand("house", "a.png")
-    assert found.answer == metrics.decode_digits(outputs[None], svhn.HEADS)[0]
+    assert found.answer == digits.decode_digits(outputs[None], svhn.HEADS)[0]
     assert str(found).splitlines()[1:] == [f"  digits: {found.answer or '(none)'}"]
 
 

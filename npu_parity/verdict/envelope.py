@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npu_parity.verdict.metrics import blocks
+from npu_parity.verdict.rows import blocks
 from npu_parity.verdict.thresholds import Threshold
 
 ENVELOPE = Threshold(

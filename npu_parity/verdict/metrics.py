@@ -22,11 +22,9 @@ r is the reference, d the device. Metrics cover all inputs and columns, unless s
 - ``distinct_top1``: the number of different top-1 classes of the reference
 """
 
-import contextlib
-import gc
+import itertools
 import math
-import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,9 +33,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from npu_parity.backends.machine import threads
 from npu_parity.errors import ParityError
+from npu_parity.verdict import digits, maps
+from npu_parity.verdict.rows import blocks, checked, columns, forget, without_collections
 
 TASKS = ("classification", "features", "digits", "segmentation")
-DIGITS = ("digit1", "digit2", "digit3", "digit4", "digit5")
 # The name of each metric in tables, in order. {} is empty, or prob_ for probabilities.
 FIGURES = {
     "{}max_abs_error": "max abs error",
@@ -66,10 +65,9 @@ SHARES = frozenset(
         *("pixel_agreement", "mean_iou"),
     }
 )
-SYMBOLS = "0123456789_"  # class 10 is blank
-_BLOCK = 2**17  # values that are compared at once: a megabyte in float64
-_KEPT = 2**21  # values in float64: 16 megabytes
 _THREADS = 8  # at most; each needs the memory of some blocks
+_PART = 2**10  # columns whose products are added one after another
+_CANCELLED = 0.1  # of ‖d - r‖², the part across r
 _FEW = 8  # up to this rank, a search for the largest value is quicker than sorting
 
 Floats = NDArray[np.float64]
@@ -107,7 +105,7 @@ def compare(
         ParityError: shapes differ, are empty or not two-dimensional; values are not floating-point;
             the widths do not add up; the task is unknown, or ``digits`` has no heads.
     """
-    reference, device = _outputs("reference", reference), _outputs("device", device)
+    reference, device = checked("reference", reference), checked("device", device)
     if reference.shape != device.shape:
         raise ParityError(
             f"device outputs have shape {device.shape}, expected the reference's {reference.shape}"
@@ -118,47 +116,37 @@ def compare(
         raise ParityError("task digits has no heads, expected length and digit1 to digit5")
 
     by_head = columns(heads or {"": reference.shape[1]}, reference.shape[1])
-    maps = {n: s for n, s in (shapes or {}).items() if len(s) > 1}
-    if task == "segmentation" and not maps:
+    dense = {n: s for n, s in (shapes or {}).items() if len(s) > 1}
+    if task == "segmentation" and not dense:
         raise ParityError(
             "task segmentation: found no dense map in the outputs, expected (inputs, classes, "
             "height, width)"
         )
     # Values that are not finite become None.
-    with np.errstate(all="ignore"), _without_collections():
-        figures, rows = _figures(reference, device, task, list(by_head.values()))
+    with np.errstate(all="ignore"), without_collections():
+        figures, per_input = _figures(reference, device, task, list(by_head.values()))
         if heads:
             if task == "digits":
-                figures["digits_match"] = _decode(reference, device, heads, rows)
+                answers = [digits.answers(side, heads) for side in (reference, device)]
+                for one, *both in zip(per_input, *answers, strict=True):
+                    one["reference_answer"], one["device_answer"] = both
+                same = [a == b and a is not None for a, b in zip(*answers, strict=True)]
+                figures["digits_match"] = float(np.mean(same))
             figures["heads"] = {
                 name: _figures(reference[:, c], device[:, c], task, [slice(None)])[0]
                 for name, c in by_head.items()
             }
         if task == "segmentation":
             by_map = {
-                n: _pixels(reference[:, by_head[n]], device[:, by_head[n]], s)
-                for n, s in maps.items()
+                n: maps.agreement(reference[:, by_head[n]], device[:, by_head[n]], s)
+                for n, s in dense.items()
             }
             for key in ("pixel_agreement", "mean_iou"):
                 figures[key] = _mean([found[key] for found in by_map.values()])
             for name in by_map.keys() & figures.get("heads", {}).keys():
                 figures["heads"][name] |= by_map[name]
-        figures["per_input"] = [
-            dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)
-        ]
+        figures["per_input"] = per_input
     return figures
-
-
-@contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Let Python look for no cycles inside: it takes longer than making millions of numbers."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def worst_input(figures: Mapping[str, Any]) -> int:
@@ -173,7 +161,9 @@ def worst_input(figures: Mapping[str, Any]) -> int:
 
 def softmax(logits: ArrayLike) -> Floats:
     """Return softmax over the last axis in float64, shifted by the maximum against overflow."""
-    return _log_and_softmax(np.asarray(logits, dtype=np.float64))[1]
+    values = np.asarray(logits, dtype=np.float64)
+    rows = values.reshape(-1, values.shape[-1])
+    return _softmax(rows, [slice(None)])[0].reshape(values.shape)
 
 
 def l2(values: ArrayLike) -> float:
@@ -213,75 +203,6 @@ def top_k(values: ArrayLike, k: int) -> NDArray[np.intp]:
     return found.reshape(*given.shape[:-1], found.shape[1])
 
 
-def decode_digits(outputs: ArrayLike, heads: Mapping[str, int]) -> list[str]:
-    """Spell the house number in each row of SVHN outputs.
-
-    ``outputs`` has shape (inputs, columns). Head ``length`` gives the number of valid heads among
-    ``digit1`` to ``digit5`` (at most 5). Class 10 is blank, shown as ``_``.
-
-    Raises ``ParityError`` if a head is missing or a digit head does not have width 11.
-    """
-    outputs = _outputs("digit", outputs)
-    for name in DIGITS:
-        if heads.get(name) != len(SYMBOLS):
-            raise ParityError(f"head {name} has width {heads.get(name)}, expected {len(SYMBOLS)}")
-    if "length" not in heads:
-        raise ParityError(f"digit heads are {', '.join(heads)}, expected a head length")
-    by_head = columns(heads, outputs.shape[1])
-    lengths = outputs[:, by_head["length"]].argmax(axis=1)
-    digits = np.stack([outputs[:, by_head[name]].argmax(axis=1) for name in DIGITS], axis=1)
-    return [
-        "".join(SYMBOLS[digit] for digit in row[:length])
-        for row, length in zip(digits, lengths, strict=True)
-    ]
-
-
-def places(outputs: NDArray[Any], shape: Sequence[int] | None) -> NDArray[Any]:
-    """Return the scores of one head as (inputs, places, classes).
-
-    Args:
-        outputs: (inputs, columns).
-        shape: (classes, height, width) of a dense map, whose pixels are the places. Any other head
-            has one place.
-
-    >>> places(np.arange(8).reshape(1, 8), (2, 2, 2)).tolist()
-    [[[0, 4], [1, 5], [2, 6], [3, 7]]]
-    """
-    if shape is None or len(shape) < 2:
-        return outputs[:, None, :]
-    return outputs.reshape(len(outputs), shape[0], -1).swapaxes(1, 2)
-
-
-def pixel_classes(scores: NDArray[Any]) -> NDArray[Any]:
-    """Return the class of each place; scores are (..., classes). A single score has two classes.
-
-    Its sign decides.
-    """
-    found: NDArray[Any] = scores.argmax(-1) if scores.shape[-1] > 1 else scores[..., 0] > 0
-    return found
-
-
-def _pixels(
-    reference: NDArray[Any], device: NDArray[Any], shape: Sequence[int]
-) -> dict[str, float | None]:
-    """Compare the classes of the pixels of both sides of one dense map, (inputs, columns)."""
-    counts = np.zeros((3, max(shape[0], 2)), np.int64)  # both sides, reference, device
-    for block in blocks(*reference.shape):
-        r, d = reference[block], device[block]
-        if not (np.isfinite(r).all() and np.isfinite(d).all()):
-            return {"pixel_agreement": None, "mean_iou": None}
-        r, d = (pixel_classes(places(side, shape)) for side in (r, d))
-        for count, classes in zip(counts, (r[r == d], r, d), strict=True):
-            count += np.bincount(classes.ravel(), minlength=len(count))
-    both, of_reference, of_device = counts
-    seen = of_reference > 0  # classes of the device alone lower the others
-    ious = both[seen] / (of_reference + of_device - both)[seen]
-    return {
-        "pixel_agreement": float(both.sum() / of_reference.sum()),
-        "mean_iou": float(np.mean(ious)),
-    }
-
-
 def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -> float | None:
     """Return the share of the measured difference that the prediction explains.
 
@@ -299,64 +220,28 @@ def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -
         return _number(1 - np.sum((m - p) ** 2) / np.sum((m - r) ** 2))
 
 
-def blocks(inputs: int, width: int) -> Iterator[slice]:
-    """Yield the inputs in blocks that fit a processor's cache.
-
-    >>> list(blocks(3, 2**16))
-    [slice(0, 2, None), slice(2, 4, None)]
-    """
-    # After so much was freed once, glibc keeps the memory of a block for the next one. It takes
-    # longer to get memory from the system than to compute.
-    np.empty(_KEPT)
-    length = max(1, _BLOCK // width)
-    for start in range(0, inputs, length):
-        yield slice(start, start + length)
-
-
-def _outputs(name: str, values: ArrayLike) -> NDArray[np.floating]:
-    array = np.asarray(values)
-    if array.ndim != 2:
-        raise ParityError(f"{name} outputs have shape {array.shape}, expected (inputs, columns)")
-    if not array.size:
-        raise ParityError(
-            f"{name} outputs are empty: shape {array.shape}, expected at least (1, 1)"
-        )
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ParityError(f"{name} outputs are {array.dtype}, expected float32")
-    return array
-
-
-def columns(heads: Mapping[str, int], width: int) -> dict[str, slice]:
-    """Return the columns of each head; ParityError if the widths of the heads do not fit."""
-    if min(heads.values()) < 1 or sum(heads.values()) != width:
-        raise ParityError(
-            f"heads {dict(heads)} add up to {sum(heads.values())} columns, expected {width}, "
-            "at least one each"
-        )
-    ends = np.cumsum(list(heads.values())).tolist()
-    return {name: slice(end - heads[name], end) for name, end in zip(heads, ends, strict=True)}
-
-
 def _figures(
     reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice]
-) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Return the metrics over all inputs, and one list per metric with its value for each input.
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the metrics over all inputs, and those of each input.
 
     It reads block after block, so arrays on disk may be larger than the memory. Each thread works
     on a block of its own, so their number changes no value.
     """
+    kinds = [""] if task in ("features", "segmentation") else ["", "prob_"]
+    of_inputs = [f"{kind}{key}" for kind in kinds for key in _OF_INPUTS] + ["margin"]
+    best = len(heads) == 1 and task != "segmentation"  # the five best pixels say nothing
 
-    def rows_of(block: slice) -> dict[str, NDArray[Any]]:
+    def one(block: slice) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
         found = _rows(reference[block], device[block], task, heads)
-        _forget(reference)
-        _forget(device)
-        return found
+        forget(reference)
+        forget(device)
+        return found, _per_input(found, of_inputs, best)
 
     with ThreadPoolExecutor(min(threads(), _THREADS)) as pool:
-        parts = list(pool.map(rows_of, blocks(*reference.shape)))
+        parts, per_input = zip(*pool.map(one, blocks(*reference.shape)), strict=True)
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     width, finite = reference.shape[1], found["finite"]
-    kinds = [""] if task in ("features", "segmentation") else ["", "prob_"]
     figures = {
         "inputs": len(finite),
         "columns": width,
@@ -373,18 +258,26 @@ def _figures(
         "top5_same_order": float(found["top5_same_order"].mean()),
         "margin_min": _number(found["margin"].min()),
     }
-    of_inputs = [f"{kind}{key}" for kind in kinds for key in _OF_INPUTS] + ["margin"]
-    rows: dict[str, list[Any]] = {key: _numbers(found[key]) for key in of_inputs}
+    return figures, list(itertools.chain.from_iterable(per_input))
+
+
+def _per_input(
+    found: Mapping[str, NDArray[Any]], keys: Sequence[str], best: bool
+) -> list[dict[str, Any]]:
+    """Return a dictionary for each input of a block, from what `_rows` returns.
+
+    ``best``: with the five best columns of both sides.
+    """
+    rows: dict[str, list[Any]] = {key: _numbers(found[key]) for key in keys}
     rows["top1_match"] = found["top1_match"].tolist()
-    if len(heads) == 1 and task != "segmentation":  # the five best pixels say nothing
-        for side in ("reference", "device"):
-            best, scores = found[f"{side}_best"], found[f"{side}_scores"]
-            pairs = np.empty((*best.shape, 2), dtype=object)  # a class is an int, its score a float
-            pairs[..., 0], pairs[..., 1] = best, scores
-            usable = np.isfinite(scores).all(axis=1).tolist()
-            top5 = zip(usable, pairs.tolist(), strict=True)
-            rows[f"{side}_top5"] = [one if fine else None for fine, one in top5]
-    return figures, rows
+    for side in ("reference", "device") if best else ():
+        best_columns, scores = found[f"{side}_best"], found[f"{side}_scores"]
+        pairs = np.empty((*scores.shape, 2), dtype=object)  # a class is an int, its score a float
+        pairs[..., 0], pairs[..., 1] = best_columns, scores
+        usable = np.isfinite(scores).all(axis=1).tolist()
+        top5 = zip(usable, pairs.tolist(), strict=True)
+        rows[f"{side}_top5"] = [one if fine else None for fine, one in top5]
+    return [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
 
 
 @np.errstate(all="ignore")  # a thread has its own
@@ -392,32 +285,37 @@ def _rows(
     reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice]
 ) -> dict[str, NDArray[Any]]:
     """Return what the metrics need to know of each input; the first axis are the inputs."""
-    r, d = _finite_rows(reference), _finite_rows(device)
-    finite_reference = ~np.isnan(r[:, 0])
-    finite = finite_reference & ~np.isnan(d[:, 0])
-    error = np.abs(d - r)
-    found = _errors(r, d, error, _max_relative(error, r))
+    finite_reference, finite_device = (np.isfinite(s).all(axis=1) for s in (reference, device))
+    finite = finite_reference & finite_device
+    r, d = reference.astype(np.float64), device.astype(np.float64)
+    error = d - r
+    found: dict[str, Floats] = {}
     scores: Sequence[Floats] = (r, d)
     if task not in ("features", "segmentation"):
-        sides = [[_log_and_softmax(side[:, h]) for h in heads] for side in (r, d)]
-        p, q = scores = [_joined([shares for _, shares in side]) for side in sides]
-        # |q - p| / p from log-probabilities, because p may underflow. It grows with |log(q / p)|.
-        ratios = [b - a for (a, _), (b, _) in zip(*sides, strict=True)]
-        largest = np.max([ratio.max(axis=1) for ratio in ratios], axis=0)
-        smallest = np.min([ratio.min(axis=1) for ratio in ratios], axis=0)
-        relative = np.maximum(np.expm1(largest), -np.expm1(smallest))
-        errors = _errors(p, q, np.abs(q - p), relative)
-        found |= {f"prob_{key}": value for key, value in errors.items()}
+        (p, subtracted), (q, subtracted_of_d) = (_softmax(side, heads) for side in (r, d))
+        scores = (p, q)
+        errors = _errors(p, q, q - p)
+        errors["size_sum"] = p.sum(axis=1)
+        # |q - p| / p from log(q / p), because p may underflow. It grows with |log(q / p)|.
+        by_head = zip(heads, (subtracted_of_d - subtracted).sum(axis=0), strict=True)
+        extremes = [
+            (error[:, h].max(axis=1) - by, error[:, h].min(axis=1) - by) for h, by in by_head
+        ]
+        ratios = [np.maximum(np.expm1(high), -np.expm1(low)) for high, low in extremes]
+        errors["max_relative_error"] = np.max(ratios, axis=0)
+        found = {f"prob_{key}": value for key, value in errors.items()}
+    found |= _errors(r, d, error)
+    size = np.abs(r)
+    found["size_sum"] = size.sum(axis=1)
+    largest = np.fmax.reduce(np.divide(error, size, out=size), axis=1)  # without 0/0
+    found["max_relative_error"] = np.where(np.isnan(largest), 0.0, largest)
+    for value in found.values():
+        value[~finite] = np.nan
     rankings = [_ranking(reference[:, h], device[:, h]) for h in heads]
-    first = rankings[0]
-    bits = [np.ascontiguousarray(s).view(f"u{s.dtype.itemsize}") for s in (reference, device)]
-    same_type = reference.dtype == device.dtype
     return found | {
         "finite": finite,
         "finite_reference": finite_reference,
-        "bitwise_equal": (
-            (bits[0] == bits[1]).all(axis=1) if same_type else np.zeros(len(r), bool)
-        ),
+        "bitwise_equal": _same_bits(reference, device, found["error_squares"] == 0),
         "classes": np.stack([x["reference"][:, 0] for x in rankings], axis=1),
         "top1_match": np.all([x["top1"] for x in rankings], axis=0) & finite,
         "top5_same_order": np.all([x["order"] for x in rankings], axis=0) & finite,
@@ -425,75 +323,62 @@ def _rows(
         "margin": np.where(
             finite_reference, np.min([x["margin"] for x in rankings], axis=0), np.nan
         ),
-        **{
-            f"{side}_{key}": value
-            for side, of_side in zip(("reference", "device"), scores, strict=True)
-            for key, value in (
-                ("best", first[side]),
-                ("scores", np.take_along_axis(of_side[:, heads[0]], first[side], axis=1)),
-            )
-        },
+        **_best("reference", rankings[0], scores[0][:, heads[0]], finite_reference),
+        **_best("device", rankings[0], scores[1][:, heads[0]], finite_device),
     }
 
 
-def _forget(array: NDArray[Any]) -> None:
-    """Free the memory of what was read of an array on disk. It can be read again.
-
-    The system would keep all of it for this process.
-    """
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    # What a process has written into a private copy would be lost.
-    if isinstance(base, mmap.mmap) and memoryview(base).readonly and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+def _best(
+    side: str, ranking: Mapping[str, NDArray[Any]], scores: Floats, finite: NDArray[np.bool_]
+) -> dict[str, NDArray[Any]]:
+    """Return the best columns of one side and their scores, which are NaN if an input has NaN."""
+    best = ranking[side]
+    of_best = np.take_along_axis(scores, best, axis=1)
+    of_best[~finite] = np.nan  # softmax turns -inf into 0
+    return {f"{side}_best": best, f"{side}_scores": of_best}
 
 
-def _joined(parts: list[Floats]) -> Floats:
-    return np.hstack(parts) if len(parts) > 1 else parts[0]
+def _same_bits(
+    reference: NDArray[Any], device: NDArray[Any], close: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return which inputs have the same bits on both sides. Only those in `close` can."""
+    found = close & (reference.dtype == device.dtype)
+    sides = (np.ascontiguousarray(side[found]) for side in (reference, device))
+    r, d = (side.view(f"u{side.itemsize}") for side in sides)
+    found[found] = (r == d).all(axis=1)
+    return found
 
 
-def _finite_rows(values: NDArray[Any]) -> Floats:
-    """Return the values in float64, with NaN in all columns of an input that is not finite.
-
-    Otherwise softmax would turn -inf into 0.
-    """
-    usable = np.isfinite(values).all(axis=1)
-    values = values.astype(np.float64)
-    values[~usable] = np.nan
-    return values
-
-
-def _max_relative(error: Floats, r: Floats) -> Floats:
-    """Return the largest |d - r| / |r| of each input; `error` is |d - r|."""
-    ratio = np.abs(r)
-    np.divide(error, ratio, out=ratio)
-    ratio[error == 0] = 0.0  # also 0/0
-    largest: Floats = ratio.max(axis=1)
-    return largest
-
-
-def _errors(r: Floats, d: Floats, error: Floats, max_relative: Floats) -> dict[str, Floats]:
+def _errors(r: Floats, d: Floats, error: Floats) -> dict[str, Floats]:
     """Return the errors of each input.
 
     Args:
         r, d: the reference and the device.
-        error: |d - r|.
-        max_relative: the largest |d - r| / |r| of each input.
+        error: d - r. It becomes |d - r|.
     """
-    squares, size = np.square(error).sum(axis=1), _norm(r)
-    one_minus_cosine = _one_minus_cosine(r / size, d / _norm(d))
+    squares, of_r, of_d = _dots(error, error), _dots(r, r), _dots(d, d)
+    one_minus_cosine = _one_minus_cosine(r, d, _dots(r, error), squares, np.sqrt([of_r, of_d]))
+    np.abs(error, out=error)
     return {
         "max_abs_error": error.max(axis=1),
-        "max_relative_error": max_relative,
-        "relative_l2_error": _ratio(np.sqrt(squares), size[:, 0]),
+        "relative_l2_error": _ratio(np.sqrt(squares), np.sqrt(of_r)),
         "cosine_similarity": 1 - one_minus_cosine,
         "one_minus_cosine": one_minus_cosine,
         "error_sum": error.sum(axis=1),
         "error_squares": squares,
-        "size_sum": np.abs(r).sum(axis=1),
-        "size_squares": np.square(size[:, 0]),
+        "size_squares": of_r,
     }
+
+
+def _dots(a: Floats, b: Floats) -> Floats:
+    """Return the scalar product of each pair of rows.
+
+    einsum adds one product after another. Sums of parts of a row keep its error small, as the sum
+    of NumPy does. BLAS would be quicker, but its kernels differ from machine to machine.
+    """
+    parts = [slice(start, start + _PART) for start in range(0, a.shape[1], _PART)]
+    sums: Floats = np.sum([np.einsum("ij,ij->i", a[:, p], b[:, p]) for p in parts], axis=0)
+    return sums
 
 
 # What _errors returns, and which of it is a metric of each input.
@@ -525,15 +410,29 @@ def _overall(rows: Mapping[str, Floats], width: int, kind: str) -> dict[str, flo
     return {f"{kind}{key}": _number(value) for key, value in figures.items()}
 
 
-def _one_minus_cosine(u: Floats, v: Floats) -> Floats:
-    """Return 1 - cos of each pair of unit rows, computed as ½‖u - v‖² (law of cosines).
+def _one_minus_cosine(
+    r: Floats, d: Floats, along: Floats, squares: Floats, sizes: NDArray[np.float64]
+) -> Floats:
+    """Return 1 - cos of each pair of rows, from the law of cosines.
 
-    1 minus a rounded cosine cannot resolve values below 1e-16. This formula resolves about 1e-32.
-    The values of `u` are lost.
+    1 minus a rounded cosine cannot resolve values below 1e-16. Here the error is about 1e-16 times
+    the square of the relative L2 error. Where d - r is almost along r, too few digits are left: the
+    result is ½‖u - v‖² of unit vectors, which resolves about 1e-32.
+
+    Args:
+        r, d: the rows.
+        along: r · (d - r).
+        squares: ‖d - r‖².
+        sizes: ‖r‖ and ‖d‖.
     """
-    u -= v
-    squares: Floats = np.square(u, out=u).sum(axis=1)
-    return 0.5 * squares
+    of_r, of_d = sizes
+    longer = (2 * along + squares) / (of_r + of_d)  # ‖d‖ - ‖r‖
+    across = squares - np.square(longer)
+    found: Floats = across / (2 * of_r * of_d)
+    lost = across < _CANCELLED * squares
+    units = (side[lost] / size[lost, None] for side, size in ((r, of_r), (d, of_d)))
+    found[lost] = 0.5 * np.square(np.subtract(*units)).sum(axis=1)
+    return found
 
 
 def _ranking(r: Floats, d: Floats) -> dict[str, NDArray[Any]]:
@@ -555,30 +454,20 @@ def _ranking(r: Floats, d: Floats) -> dict[str, NDArray[Any]]:
     }
 
 
-def _decode(
-    reference: NDArray[Any],
-    device: NDArray[Any],
-    heads: Mapping[str, int],
-    rows: dict[str, list[Any]],
-) -> float:
-    """Add the decoded answers of both sides to the rows and return the share that agrees."""
-    for side, outputs in (("reference", reference), ("device", device)):
-        rows[f"{side}_answer"] = [
-            answer if np.isfinite(row).all() else None
-            for answer, row in zip(decode_digits(outputs, heads), outputs, strict=True)
-        ]
-    pairs = zip(rows["reference_answer"], rows["device_answer"], strict=True)
-    return float(np.mean([a == b and a is not None for a, b in pairs]))
+def _softmax(logits: Floats, heads: Sequence[slice]) -> tuple[Floats, Floats]:
+    """Return softmax of each head of (inputs, columns), and what it subtracts from the logits.
 
-
-def _log_and_softmax(logits: Floats) -> tuple[Floats, Floats]:
-    """Return the logarithms of softmax over the last axis, and softmax."""
-    shifted: Floats = logits - logits.max(axis=-1, keepdims=True)
-    powers = np.exp(shifted)
-    total = powers.sum(axis=-1, keepdims=True)
-    shifted -= np.log(total)
-    powers /= total
-    return shifted, powers
+    Those are the maximum and the logarithm of the sum: (2, heads, inputs). log softmax is a logit
+    minus both.
+    """
+    shares, subtracted = np.empty_like(logits), np.empty((2, len(heads), len(logits)))
+    for number, head in enumerate(heads):
+        powers, largest = shares[:, head], logits[:, head].max(axis=1, keepdims=True)
+        np.exp(np.subtract(logits[:, head], largest, out=powers), out=powers)
+        total = powers.sum(axis=1, keepdims=True)
+        powers /= total
+        subtracted[:, number] = largest[:, 0], np.log(total[:, 0])
+    return shares, subtracted
 
 
 def best_share(logits: NDArray[Any]) -> Floats:
@@ -589,11 +478,6 @@ def best_share(logits: NDArray[Any]) -> Floats:
         shifted -= shifted.max(axis=1, keepdims=True)
         found[block] = 1 / np.exp(shifted, out=shifted).sum(axis=1)
     return found
-
-
-def _norm(values: Floats) -> Floats:
-    norms: Floats = np.sqrt(np.square(values).sum(axis=1, keepdims=True))
-    return norms
 
 
 def _ratio(error: ArrayLike, size: ArrayLike) -> Floats:

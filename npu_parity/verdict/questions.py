@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
-from npu_parity.verdict import metrics
+from npu_parity.verdict import maps, metrics, rows
 from npu_parity.verdict.answers import QUESTIONS, Answer, Program
 from npu_parity.verdict.coarseness import coarsened, coarsened_row
 from npu_parity.verdict.envelope import ENVELOPE, envelope
@@ -105,7 +105,7 @@ class Runs:
     def columns(self) -> dict[str, slice]:
         """The columns of each head."""
         width = self.reference.shape[1]
-        return metrics.columns(self.heads or {"": width}, width)
+        return rows.columns(self.heads or {"": width}, width)
 
     def scores(self, outputs: NDArray[Any]) -> list[NDArray[Any]]:
         """Return the scores of each head: (inputs, places, classes).
@@ -113,8 +113,7 @@ class Runs:
         A dense map has a place for each pixel. Any other head has one place.
         """
         return [
-            metrics.places(outputs[:, c], (self.shapes or {}).get(n))
-            for n, c in self.columns.items()
+            maps.places(outputs[:, c], (self.shapes or {}).get(n)) for n, c in self.columns.items()
         ]
 
 
@@ -295,11 +294,12 @@ def unusable(runs: Runs, names: Sequence[str], repeated: Repeated) -> Answer | N
         "prediction": runs.predicted,
     }
     for side, array in sides.items():
-        rows, columns = np.nonzero(~np.isfinite(array))
-        if len(rows):
-            value, name = array[rows[0], columns[0]], names[rows[0]]
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            number, column = bad[0]
+            value, name = array[number, column], names[number]
             where = f"; {runs.overflow}" if side == "prediction" and runs.overflow else ""
-            text = f"{side}, input {name}: {value} in column {columns[0]}{where}"
+            text = f"{side}, input {name}: {value} in column {column}{where}"
             return Answer(3, False, (text,))
     if repeated.reference:
         text = (
