@@ -112,7 +112,8 @@ ATLAS := $(wildcard atlas/config.yaml)
 atlas: .venv/.ready
 	$(if $(ATLAS),,python -m npu_parity zoo 'timm:*' 'torchvision:*' --each 4 --number 330 \
 	  --to atlas/config.yaml)
-	-snakemake --cores $(CORES) --directory atlas --until divergence -- results/report.html
+	-snakemake --cores $(CORES) --directory atlas -- \
+	  $$(python benchmarks/atlas.py --targets atlas/config.yaml)
 	python benchmarks/atlas.py atlas/results
 
 # How fast is a run beside plain scripts? Half an hour at rest; benchmarks/speed.json, docs/speed.md.

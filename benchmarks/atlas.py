@@ -3,19 +3,19 @@
 ``python benchmarks/atlas.py FOLDER`` reads the results of a run of a configuration that
 `npu-parity zoo` wrote. It writes a row for each architecture and arithmetic to ``atlas.csv``, and
 docs/atlas.md. Rows of architectures that the folder does not have stay. ``make atlas`` makes the
-results too.
+results too: the files that ``--targets CONFIG`` names.
 """
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from npu_parity import evidence
+from npu_parity import config, evidence
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import FORMATS
 from npu_parity.report.results import short
@@ -47,6 +47,17 @@ PREDICTORS: dict[str, Callable[[float, int, float], float]] = {
     "u · n": lambda u, n, e: u * n,
     "u · e / u32": lambda u, n, e: u * e / FORMATS["fp32"].unit_roundoff,
 }
+
+
+def targets(systems: Iterable[str]) -> Iterator[str]:
+    """Yield the files that `rows` needs, of each system.
+
+    A run of these files goes on where it stopped. ``--until`` would make weights again that later
+    jobs need, and with them the systems that are finished.
+    """
+    for system in systems:
+        for arithmetic in ARITHMETIC:
+            yield f"results/{system}/{arithmetic}/predicted/divergence.csv"
 
 
 def rows(results: Path) -> Iterator[dict[str, Any]]:
@@ -231,7 +242,13 @@ def main() -> None:
     """Read the results of a folder, and write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, nargs="?", help="a folder of results")
+    parser.add_argument(
+        "--targets", type=Path, metavar="CONFIG", help="name what a run has to make"
+    )
     arguments = parser.parse_args()
+    if arguments.targets:
+        print(*targets(config.load(arguments.targets)["models"]))
+        return
     frame = pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame({"architecture": []})
     if arguments.results:
         new = pd.DataFrame(rows(arguments.results))

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from project import Project, system
 
+from npu_parity import zoo
 from npu_parity.evidence import manifest
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "atlas.py"
@@ -122,3 +124,16 @@ def test_changed_results_are_refused(atlas, frame):
     path.write_text(path.read_text().replace("1.0", "0.0"))
     with pytest.raises(atlas.ParityError, match="was changed since it was made"):
         list(atlas.rows(Path("results")))
+
+
+@pytest.mark.slow
+def test_a_run_of_the_targets_goes_on_where_it_stopped(atlas, tmp_path):
+    """Weights are removed after their last job; only systems that are left need them again."""
+    project = Project.make(tmp_path, zoo.whole({"one": system(), "two": system()}))
+    targets = [*atlas.targets(["one", "two"])]
+    project.succeed(*targets[:4])
+    assert not project.files("results/one/weights.safetensors")
+    before = project.state("results/one/**/*")
+    project.succeed(*targets)
+    assert project.state("results/one/**/*") == before
+    assert project.plan(*targets) == set()
