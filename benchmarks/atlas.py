@@ -119,11 +119,14 @@ def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the relative L2 errors divided by each predictor, one column for each."""
-    usable = frame[(frame.relative_l2_error > 0) & (frame.products > 0)]
+    """Return the relative L2 errors divided by each predictor, one column for each.
+
+    A network that computes the same in float32 as in float64 has no such quotient.
+    """
+    known = ["relative_l2_error", "products", "float32_relative_l2_error"]
+    usable = frame[(frame[known] > 0).all(axis=1)]
     roundoff = usable.arithmetic.map(lambda name: FORMATS[name].unit_roundoff)
-    known = (roundoff, usable.products, usable.float32_relative_l2_error)
-    quantities = list(zip(*known, strict=True))
+    quantities = list(zip(roundoff, usable.products, usable.float32_relative_l2_error, strict=True))
     return pd.DataFrame(
         {
             name: usable.relative_l2_error / [predict(*each) for each in quantities]

@@ -105,6 +105,12 @@ def test_the_predictor_that_fits_has_the_smallest_spread(atlas):
     assert min(value for name, value in spreads.items() if name != "u · √n") > 2
 
 
+def test_a_network_without_an_error_of_its_own_has_no_quotient(atlas, frame):
+    frame.loc[0, "float32_relative_l2_error"] = 0.0
+    assert len(atlas.ratios(frame)) == len(frame) - 1
+    assert "nan" not in atlas.document(frame).partition("## Growth")[0]
+
+
 def test_new_rows_replace_those_of_the_same_architecture(atlas, frame):
     newer = frame[frame.architecture == "timm:two"].assign(relative_l2_error=1.0)
     whole = atlas.merged(frame, newer)

@@ -629,6 +629,30 @@ def folder(tmp_path, monkeypatch):
     return file.parent
 
 
+def test_a_module_that_asks_for_its_version_is_loaded(folder):
+    """Safetensors has no versions. torchvision's mnasnet refuses a state without one."""
+    Path("model.py").write_text(
+        ARCHITECTURE
+        + """
+
+class Asks(nn.Conv2d):
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") != 2:
+            raise ValueError("version should be 2")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def asks():
+    model = net()
+    model[0] = Asks(3, 4, 3)
+    return model
+"""
+    )
+    assert equal(dict(load(folder, "model.py:asks").state_dict()), dict(network().state_dict()))
+
+
 def test_load(folder):
     model = load(folder)
     assert equal(dict(model.state_dict()), dict(network().state_dict()))

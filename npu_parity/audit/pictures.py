@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from npu_parity.audit.words import lines
+
 NEAR = 0.01  # points, 1/72 inch
 DRAWN_BY = re.compile(r"Matplotlib v([\w.]+)")
 NAME = re.compile(r"\b(?:[a-zA-Z]|image)[0-9a-f]{10}\b")  # of a shape; follows from coordinates
@@ -40,23 +42,16 @@ def difference(found: str, drawn: str) -> str | None:
     for number, (ours, theirs) in enumerate(zip(*images, strict=False), 1):
         if ours != theirs and not _alike(ours, theirs):
             return f"image {number}: found other points than the results give"
-    found, drawn = (IMAGE.sub(_lines, text) for text in (found, drawn))
-    for number, (ours, theirs) in enumerate(
-        zip(found.splitlines(), drawn.splitlines(), strict=False), 1
-    ):
-        ours, theirs = (NAME.sub("", line) for line in (ours, theirs))
+    found, drawn = (IMAGE.sub(lines, text) for text in (found, drawn))
+    for number, pair in enumerate(zip(found.splitlines(), drawn.splitlines(), strict=False), 1):
+        ours, theirs = (NAME.sub("", line) for line in pair)
         if NUMBER.sub("0", ours) != NUMBER.sub("0", theirs):
             return f"line {number}: found {_shown(ours)}, the results give {_shown(theirs)}"
         for a, b in zip(NUMBER.findall(ours), NUMBER.findall(theirs), strict=True):
             if abs(float(a) - float(b)) > NEAR:
                 return f"line {number}: found {a}, the results give {b}"
-    lines = len(found.splitlines()), len(drawn.splitlines())
-    return None if lines[0] == lines[1] else f"found {lines[0]} lines, the results give {lines[1]}"
-
-
-def _lines(image: re.Match[str]) -> str:
-    """Return what stands for an image, so that all that follows keeps its line."""
-    return "\n" * image[0].count("\n")
+    has, gives = (len(text.splitlines()) for text in (found, drawn))
+    return None if has == gives else f"found {has} lines, the results give {gives}"
 
 
 def _alike(ours: str, theirs: str) -> bool:

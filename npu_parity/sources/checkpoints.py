@@ -106,7 +106,10 @@ def load(folder: str | Path, architecture: str | None = None) -> nn.Module:
     architecture = architecture or sidecar["architecture"]
     with network.guarded(f"architecture {architecture}"):
         model = architectures.build(architecture, sidecar["arguments"])
-        model.load_state_dict(fit(read_file(file), model, str(file)))
+        # The network's own dictionary has the versions of its modules, which some ask for.
+        state = model.state_dict()
+        state.update(fit(read_file(file), model, str(file)))
+        model.load_state_dict(state)
     return model
 
 
