@@ -509,3 +509,11 @@ def test_names_survive_json():
 def test_names_of_a_user_replace_those_of_the_network():
     widths, maps = heads.resolved({"0": (3, 2, 2), "1": (5,)}, {"a": 12, "b": 5}, "segmentation")
     assert widths == {"a": 12, "b": 5} and maps == {"a": (3, 2, 2), "b": (5,)}
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_pixels_that_are_not_finite_on_one_side_have_no_share(side):
+    sides = [np.ones((1, 8), np.float32), np.ones((1, 8), np.float32)]
+    sides[side][0, 3] = np.nan
+    found = metrics.compare(*sides, "segmentation", None, {"": (2, 2, 2)})
+    assert found["pixel_agreement"] is None and found["mean_iou"] is None
