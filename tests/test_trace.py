@@ -352,10 +352,8 @@ def outside(stated, again):
     return [
         (place, *values)
         for place, *values in _outside(stated, again, *moved)
-        if any(
-            value is None or abs(value) > (1e-14 if "one_minus" in place else 1e-300)
-            for value in values
-        )
+        for least in [1e-14 if "one_minus" in place else 1e-300]
+        if any(not isinstance(value, float) or abs(value) > least for value in values)
     ]
 
 
