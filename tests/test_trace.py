@@ -341,6 +341,7 @@ def test_both_derivations_agree(task, data):
     )
     for d in (r + change, r):
         stated = metrics.compare(r, d, task, heads, shapes)
+        stated["per_input"] = list(stated["per_input"])
         again = derive.compared(r, d, task, heads, shapes)
         assert outside(stated, again) == []
         assert outside(criteria.evaluate(stated), derive.criteria(stated)) == []

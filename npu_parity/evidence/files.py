@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +68,15 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, data: Any) -> None:
     """Write `data` as JSON with floats in full precision; ValueError for NaN and infinity."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=_as_list)
     write_text(path, text + "\n")
+
+
+def _as_list(data: Any) -> list[Any]:
+    """Return a sequence that makes its entries when they are asked for, as a list."""
+    if isinstance(data, Sequence):
+        return list(data)
+    raise TypeError(f"{type(data).__name__} cannot be written as JSON")
 
 
 def write_sidecar(path: str | Path, data: dict[str, Any]) -> None:

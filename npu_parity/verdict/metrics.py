@@ -22,9 +22,8 @@ r is the reference, d the device. Metrics cover all inputs and columns, unless s
 - ``distinct_top1``: the number of different top-1 classes of the reference
 """
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,7 +33,8 @@ from numpy.typing import ArrayLike, NDArray
 from npu_parity.backends.machine import threads
 from npu_parity.errors import ParityError
 from npu_parity.verdict import digits, maps
-from npu_parity.verdict.rows import blocks, checked, columns, forget, without_collections
+from npu_parity.verdict.per_input import BEST, Columns, PerInput
+from npu_parity.verdict.rows import blocks, checked, columns, forget
 
 TASKS = ("classification", "features", "digits", "segmentation")
 # The name of each metric in tables, in order. {} is empty, or prob_ for probabilities.
@@ -65,9 +65,11 @@ SHARES = frozenset(
         *("pixel_agreement", "mean_iou"),
     }
 )
-_THREADS = 8  # at most; each needs the memory of some blocks
+_THREADS = 6  # at most; each needs the memory of some blocks
+_BLOCK = 2**19  # values; between two operations a thread waits for the others, so each must be long
 _PART = 2**10  # columns whose products are added one after another
-_CANCELLED = 0.1  # of ‖d - r‖², the part across r
+_CANCELLED = 0.1  # of ‖d - r‖², the part across r; of ‖r‖², ‖d‖²
+_SMALL = 50.0  # logits up to this overflow no sum of exponentials
 _FEW = 8  # up to this rank, a search for the largest value is quicker than sorting
 
 Floats = NDArray[np.float64]
@@ -93,10 +95,10 @@ def compare(
 
     Returns:
         Metrics over all columns, ``heads`` (the same metrics for each head, if heads are given) and
-        ``per_input`` (one dictionary for each input). Shares are fractions of 1. With several heads
-        ``top1_match`` and ``top5_same_order`` are the share of inputs on which all heads agree,
-        ``top5_overlap`` is the mean over heads, ``margin`` is the smallest over heads, and
-        ``distinct_top1`` counts combinations.
+        ``per_input`` (one dictionary for each input, a `PerInput`). Shares are fractions of 1. With
+        several heads ``top1_match`` and ``top5_same_order`` are the share of inputs on which all
+        heads agree, ``top5_overlap`` is the mean over heads, ``margin`` is the smallest over heads,
+        and ``distinct_top1`` counts combinations.
 
         A relative error of 0/0 is 0. The cosine of a zero vector is ``None``. An input with NaN or
         infinity on either side is a mismatch, and every metric that includes it is ``None``.
@@ -123,13 +125,12 @@ def compare(
             "height, width)"
         )
     # Values that are not finite become None.
-    with np.errstate(all="ignore"), without_collections():
-        figures, per_input = _figures(reference, device, task, list(by_head.values()))
+    with np.errstate(all="ignore"):
+        figures, of_inputs = _figures(reference, device, task, list(by_head.values()))
         if heads:
             if task == "digits":
                 answers = [digits.answers(side, heads) for side in (reference, device)]
-                for one, *both in zip(per_input, *answers, strict=True):
-                    one["reference_answer"], one["device_answer"] = both
+                of_inputs |= zip(("reference_answer", "device_answer"), answers, strict=True)
                 same = [a == b and a is not None for a, b in zip(*answers, strict=True)]
                 figures["digits_match"] = float(np.mean(same))
             figures["heads"] = {
@@ -145,7 +146,7 @@ def compare(
                 figures[key] = _mean([found[key] for found in by_map.values()])
             for name in by_map.keys() & figures.get("heads", {}).keys():
                 figures["heads"][name] |= by_map[name]
-        figures["per_input"] = per_input
+        figures["per_input"] = PerInput(of_inputs)
     return figures
 
 
@@ -194,13 +195,8 @@ def top_k(values: ArrayLike, k: int) -> NDArray[np.intp]:
     given = np.asarray(values)
     if k > _FEW or not np.isfinite(given).all():
         return np.argsort(-given, axis=-1, kind="stable")[..., :k]
-    left = given.reshape(-1, given.shape[-1]).copy()
-    rows = np.arange(len(left))
-    found = np.empty((len(left), min(k, left.shape[1])), np.intp)
-    for rank in range(found.shape[1]):
-        found[:, rank] = best = left.argmax(axis=1)
-        left[rows, best] = -np.inf
-    return found.reshape(*given.shape[:-1], found.shape[1])
+    found = _largest(given.reshape(-1, given.shape[-1]), min(k, given.shape[-1]))
+    return found.reshape(*given.shape[:-1], -1)
 
 
 def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -> float | None:
@@ -222,28 +218,27 @@ def explained(measured: ArrayLike, predicted: ArrayLike, reference: ArrayLike) -
 
 def _figures(
     reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the metrics over all inputs, and those of each input.
+) -> tuple[dict[str, Any], Columns]:
+    """Return the metrics over all inputs, and the columns of those of each input.
 
     It reads block after block, so arrays on disk may be larger than the memory. Each thread works
     on a block of its own, so their number changes no value.
     """
     kinds = [""] if task in ("features", "segmentation") else ["", "prob_"]
-    of_inputs = [f"{kind}{key}" for kind in kinds for key in _OF_INPUTS] + ["margin"]
-    best = len(heads) == 1 and task != "segmentation"  # the five best pixels say nothing
 
-    def one(block: slice) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+    def one(block: slice) -> dict[str, NDArray[Any]]:
         found = _rows(reference[block], device[block], task, heads)
         forget(reference)
         forget(device)
-        return found, _per_input(found, of_inputs, best)
+        return found
 
+    inputs, width = reference.shape
     with ThreadPoolExecutor(min(threads(), _THREADS)) as pool:
-        parts, per_input = zip(*pool.map(one, blocks(*reference.shape)), strict=True)
+        parts = list(pool.map(one, blocks(inputs, width, _BLOCK)))
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    width, finite = reference.shape[1], found["finite"]
+    finite = found["finite"]
     figures = {
-        "inputs": len(finite),
+        "inputs": inputs,
         "columns": width,
         "finite": bool(finite.all()),
         # Two NaNs with equal bits do not agree.
@@ -258,26 +253,10 @@ def _figures(
         "top5_same_order": float(found["top5_same_order"].mean()),
         "margin_min": _number(found["margin"].min()),
     }
-    return figures, list(itertools.chain.from_iterable(per_input))
-
-
-def _per_input(
-    found: Mapping[str, NDArray[Any]], keys: Sequence[str], best: bool
-) -> list[dict[str, Any]]:
-    """Return a dictionary for each input of a block, from what `_rows` returns.
-
-    ``best``: with the five best columns of both sides.
-    """
-    rows: dict[str, list[Any]] = {key: _numbers(found[key]) for key in keys}
-    rows["top1_match"] = found["top1_match"].tolist()
-    for side in ("reference", "device") if best else ():
-        best_columns, scores = found[f"{side}_best"], found[f"{side}_scores"]
-        pairs = np.empty((*scores.shape, 2), dtype=object)  # a class is an int, its score a float
-        pairs[..., 0], pairs[..., 1] = best_columns, scores
-        usable = np.isfinite(scores).all(axis=1).tolist()
-        top5 = zip(usable, pairs.tolist(), strict=True)
-        rows[f"{side}_top5"] = [one if fine else None for fine, one in top5]
-    return [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+    of_inputs = [f"{kind}{key}" for kind in kinds for key in _OF_INPUTS] + ["margin", "top1_match"]
+    if len(heads) == 1 and task != "segmentation":  # the five best pixels say nothing
+        of_inputs += ["reference_top5", "device_top5"]
+    return figures, {key: found[key] for key in of_inputs}
 
 
 @np.errstate(all="ignore")  # a thread has its own
@@ -285,8 +264,7 @@ def _rows(
     reference: NDArray[Any], device: NDArray[Any], task: str, heads: list[slice]
 ) -> dict[str, NDArray[Any]]:
     """Return what the metrics need to know of each input; the first axis are the inputs."""
-    finite_reference, finite_device = (np.isfinite(s).all(axis=1) for s in (reference, device))
-    finite = finite_reference & finite_device
+    rankings = [_ranking(reference[:, h], device[:, h]) for h in heads]
     r, d = reference.astype(np.float64), device.astype(np.float64)
     error = d - r
     found: dict[str, Floats] = {}
@@ -295,7 +273,7 @@ def _rows(
         (p, subtracted), (q, subtracted_of_d) = (_softmax(side, heads) for side in (r, d))
         scores = (p, q)
         errors = _errors(p, q, q - p)
-        errors["size_sum"] = p.sum(axis=1)
+        errors["size_sum"] = np.full(len(r), float(len(heads)))  # of each head, 1
         # |q - p| / p from log(q / p), because p may underflow. It grows with |log(q / p)|.
         by_head = zip(heads, (subtracted_of_d - subtracted).sum(axis=0), strict=True)
         extremes = [
@@ -304,14 +282,19 @@ def _rows(
         ratios = [np.maximum(np.expm1(high), -np.expm1(low)) for high, low in extremes]
         errors["max_relative_error"] = np.max(ratios, axis=0)
         found = {f"prob_{key}": value for key, value in errors.items()}
+    sides = zip(("reference", "device"), scores, strict=True)
+    best = [_best(rankings[0][side], values[:, heads[0]]) for side, values in sides]
     found |= _errors(r, d, error)
-    size = np.abs(r)
+    size = np.abs(r, out=r)
     found["size_sum"] = size.sum(axis=1)
-    largest = np.fmax.reduce(np.divide(error, size, out=size), axis=1)  # without 0/0
+    largest = np.fmax.reduce(np.divide(error, size, out=error), axis=1)  # without 0/0
     found["max_relative_error"] = np.where(np.isnan(largest), 0.0, largest)
+    finite_reference, finite_device = _finite(reference, device, found["error_sum"])
+    finite = finite_reference & finite_device
     for value in found.values():
         value[~finite] = np.nan
-    rankings = [_ranking(reference[:, h], device[:, h]) for h in heads]
+    for of_side, usable in zip(best, (finite_reference, finite_device), strict=True):
+        of_side["score"][~usable] = np.nan  # softmax turns -inf into 0
     return found | {
         "finite": finite,
         "finite_reference": finite_reference,
@@ -323,19 +306,27 @@ def _rows(
         "margin": np.where(
             finite_reference, np.min([x["margin"] for x in rankings], axis=0), np.nan
         ),
-        **_best("reference", rankings[0], scores[0][:, heads[0]], finite_reference),
-        **_best("device", rankings[0], scores[1][:, heads[0]], finite_device),
+        "reference_top5": best[0],
+        "device_top5": best[1],
     }
 
 
-def _best(
-    side: str, ranking: Mapping[str, NDArray[Any]], scores: Floats, finite: NDArray[np.bool_]
-) -> dict[str, NDArray[Any]]:
-    """Return the best columns of one side and their scores, which are NaN if an input has NaN."""
-    best = ranking[side]
-    of_best = np.take_along_axis(scores, best, axis=1)
-    of_best[~finite] = np.nan  # softmax turns -inf into 0
-    return {f"{side}_best": best, f"{side}_scores": of_best}
+def _finite(
+    reference: NDArray[Any], device: NDArray[Any], error_sum: Floats
+) -> Iterator[NDArray[np.bool_]]:
+    """Yield for each side which inputs are finite. Only one with a finite sum |d - r| surely is."""
+    unsure = ~np.isfinite(error_sum)
+    for side in (reference, device):
+        found = ~unsure
+        found[unsure] = np.isfinite(side[unsure]).all(axis=1)
+        yield found
+
+
+def _best(ranking: NDArray[np.intp], scores: Floats) -> NDArray[Any]:
+    """Return the best columns of one side with their scores."""
+    found = np.empty(ranking.shape, BEST)
+    found["class"], found["score"] = ranking, np.take_along_axis(scores, ranking, axis=1)
+    return found
 
 
 def _same_bits(
@@ -356,8 +347,8 @@ def _errors(r: Floats, d: Floats, error: Floats) -> dict[str, Floats]:
         r, d: the reference and the device.
         error: d - r. It becomes |d - r|.
     """
-    squares, of_r, of_d = _dots(error, error), _dots(r, r), _dots(d, d)
-    one_minus_cosine = _one_minus_cosine(r, d, _dots(r, error), squares, np.sqrt([of_r, of_d]))
+    squares, along, of_r = _dots(error, error), _dots(r, error), _dots(r, r)
+    one_minus_cosine = _one_minus_cosine(r, d, along, squares, of_r)
     np.abs(error, out=error)
     return {
         "max_abs_error": error.max(axis=1),
@@ -410,28 +401,29 @@ def _overall(rows: Mapping[str, Floats], width: int, kind: str) -> dict[str, flo
     return {f"{kind}{key}": _number(value) for key, value in figures.items()}
 
 
-def _one_minus_cosine(
-    r: Floats, d: Floats, along: Floats, squares: Floats, sizes: NDArray[np.float64]
-) -> Floats:
+def _one_minus_cosine(r: Floats, d: Floats, along: Floats, squares: Floats, of_r: Floats) -> Floats:
     """Return 1 - cos of each pair of rows, from the law of cosines.
 
     1 minus a rounded cosine cannot resolve values below 1e-16. Here the error is about 1e-16 times
-    the square of the relative L2 error. Where d - r is almost along r, too few digits are left: the
-    result is ½‖u - v‖² of unit vectors, which resolves about 1e-32.
+    the square of the relative L2 error. Where d - r is almost along r, or d is much smaller than r,
+    too few digits are left: the result is ½‖u - v‖² of unit vectors, which resolves about 1e-32.
 
     Args:
         r, d: the rows.
         along: r · (d - r).
         squares: ‖d - r‖².
-        sizes: ‖r‖ and ‖d‖.
+        of_r: ‖r‖².
     """
-    of_r, of_d = sizes
-    longer = (2 * along + squares) / (of_r + of_d)  # ‖d‖ - ‖r‖
-    across = squares - np.square(longer)
-    found: Floats = across / (2 * of_r * of_d)
-    lost = across < _CANCELLED * squares
-    units = (side[lost] / size[lost, None] for side, size in ((r, of_r), (d, of_d)))
-    found[lost] = 0.5 * np.square(np.subtract(*units)).sum(axis=1)
+    growth = 2 * along + squares  # ‖d‖² - ‖r‖²
+    of_d = of_r + growth
+    size_of_r, size_of_d = np.sqrt([of_r, of_d])
+    across = squares - np.square(growth / (size_of_r + size_of_d))
+    found: Floats = across / (2 * size_of_r * size_of_d)
+    # No comparison with NaN is true, so those rows are lost, too.
+    lost = ~((across >= _CANCELLED * squares) & (of_d >= _CANCELLED * of_r))
+    if lost.any():
+        units = (side / np.sqrt(_dots(side, side))[:, None] for side in (r[lost], d[lost]))
+        found[lost] = 0.5 * np.square(np.subtract(*units)).sum(axis=1)
     return found
 
 
@@ -441,7 +433,7 @@ def _ranking(r: Floats, d: Floats) -> dict[str, NDArray[Any]]:
     An input that is not finite on either side gets any result.
     """
     k = min(5, r.shape[1])
-    reference, device = top_k(r, k), top_k(d, k)
+    reference, device = _largest(r, k), _largest(d, k)
     same = reference == device
     best = np.take_along_axis(r, reference, axis=1).astype(np.float64)
     return {
@@ -454,6 +446,16 @@ def _ranking(r: Floats, d: Floats) -> dict[str, NDArray[Any]]:
     }
 
 
+def _largest(values: NDArray[Any], k: int) -> NDArray[np.intp]:
+    """Return the columns of the k largest values of each row; in a tie, the lower first."""
+    left, rows = values.copy(), np.arange(len(values))
+    found = np.empty((len(values), k), np.intp)
+    for rank in range(k):
+        found[:, rank] = best = left.argmax(axis=1)
+        left[rows, best] = -np.inf
+    return found
+
+
 def _softmax(logits: Floats, heads: Sequence[slice]) -> tuple[Floats, Floats]:
     """Return softmax of each head of (inputs, columns), and what it subtracts from the logits.
 
@@ -463,7 +465,11 @@ def _softmax(logits: Floats, heads: Sequence[slice]) -> tuple[Floats, Floats]:
     shares, subtracted = np.empty_like(logits), np.empty((2, len(heads), len(logits)))
     for number, head in enumerate(heads):
         powers, largest = shares[:, head], logits[:, head].max(axis=1, keepdims=True)
-        np.exp(np.subtract(logits[:, head], largest, out=powers), out=powers)
+        largest[np.abs(largest) <= _SMALL] = 0  # then there is nothing to subtract
+        shifted = (
+            np.subtract(logits[:, head], largest, out=powers) if largest.any() else logits[:, head]
+        )
+        np.exp(shifted, out=powers)
         total = powers.sum(axis=1, keepdims=True)
         powers /= total
         subtracted[:, number] = largest[:, 0], np.log(total[:, 0])
@@ -491,7 +497,3 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _numbers(values: Floats) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]

@@ -3,8 +3,6 @@
 An array on disk may be larger than the memory, and a block fits the cache of a processor.
 """
 
-import contextlib
-import gc
 import mmap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npu_parity.errors import ParityError
 
-_BLOCK = 2**17  # values that are compared at once: a megabyte in float64
+_BLOCK = 2**17  # values: a megabyte in float64
 _KEPT = 2**21  # values in float64: 16 megabytes
 
 
@@ -46,8 +44,8 @@ def columns(heads: Mapping[str, int], width: int) -> dict[str, slice]:
     return {name: slice(end - heads[name], end) for name, end in zip(heads, ends, strict=True)}
 
 
-def blocks(inputs: int, width: int) -> Iterator[slice]:
-    """Yield the inputs in blocks that fit a processor's cache.
+def blocks(inputs: int, width: int, values: int = _BLOCK) -> Iterator[slice]:
+    """Yield the inputs in blocks of so many values, by default as many as fit a processor's cache.
 
     >>> list(blocks(3, 2**16))
     [slice(0, 2, None), slice(2, 4, None)]
@@ -55,7 +53,7 @@ def blocks(inputs: int, width: int) -> Iterator[slice]:
     # After so much was freed once, glibc keeps the memory of a block for the next one. It takes
     # longer to get memory from the system than to compute.
     np.empty(_KEPT)
-    length = max(1, _BLOCK // width)
+    length = max(1, values // width)
     for start in range(0, inputs, length):
         yield slice(start, start + length)
 
@@ -71,15 +69,3 @@ def forget(array: NDArray[Any]) -> None:
     # What a process has written into a private copy would be lost.
     if isinstance(base, mmap.mmap) and memoryview(base).readonly and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)
-
-
-@contextlib.contextmanager
-def without_collections() -> Iterator[None]:
-    """Let Python look for no cycles inside: it takes longer than making millions of numbers."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
