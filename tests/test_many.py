@@ -58,6 +58,20 @@ def test_few_systems_keep_their_order():
     assert first_cells(summary.overview(rows)) == names == first_cells(summary.table(rows, {}))
 
 
+@pytest.mark.parametrize(
+    ("predicted", "told"),
+    [
+        ("PREDICTED", "npu: PASS (weak)"),
+        ("FAIL", "npu: FAIL, question 3 (weak); npu: PASS (weak)"),
+    ],
+)
+def test_a_device_that_was_measured_needs_no_prediction_unless_it_fails(predicted, told):
+    rows = [row("net", 1e-4, predicted), row("net", 1e-4, "PASS", "measured")]
+    assert summary.overview(rows).splitlines()[2].split("|")[-2].strip() == told
+    others = [rows[0] | {"device": "gpu"}, rows[1]]
+    assert "gpu: " in summary.overview(others)
+
+
 def test_the_worst_of_many_come_first():
     rows = many(300)
     rows[4] |= {"verdict": "FAIL", "failed_question": 3}  # a run of net001

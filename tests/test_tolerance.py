@@ -1,5 +1,7 @@
 """Figures agree within what float64 arithmetic may differ by between machines, and no further."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,6 +36,15 @@ def test_what_is_no_float_must_be_equal(stated, again):
 
 def test_a_place_is_named():
     assert found({"a": [{"b": 1.0}]}, {"a": [{"b": 2.0}]}) == [".a[0].b: 1.0, computed again 2.0"]
+
+
+def test_metrics_agree_with_the_file_that_has_them():
+    r = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    figures = metrics.compare(r, r + np.float32(1e-3))
+    stated = json.loads(json.dumps(figures, default=list))
+    assert found(stated, figures) == []
+    stated["per_input"][1]["margin"] += 1e-9
+    assert len(found(stated, figures)) == 1
 
 
 def test_the_last_digits_may_differ_and_the_ninth_may_not():

@@ -8,7 +8,7 @@ the probabilities differ by a relative error e, the difference is accurate to 32
 square to 64 u / e.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ROUNDINGS = 64  # units of u
@@ -49,7 +49,7 @@ def _differences(stated: Any, again: Any, path: str, allowed: float) -> Iterator
             error = stated.get(f"{prefix}relative_l2_error")
             within = tolerance(error) if isinstance(error, float) else allowed
             yield from _differences(stated[key], again[key], f"{path}.{key}", within)
-    elif isinstance(stated, list | tuple) and isinstance(again, list | tuple):
+    elif all(isinstance(x, Sequence) and not isinstance(x, str) for x in (stated, again)):
         if len(stated) != len(again):
             yield f"{path}: {len(stated)} values, computed again {len(again)}"
         for i, (a, b) in enumerate(zip(stated, again, strict=False)):

@@ -168,7 +168,8 @@ def difference(published: dict[str, Any] | None) -> str:
 def overview(rows: list[dict[str, Any]]) -> str:
     """Return the README's table as Markdown: one line for each system, five columns.
 
-    Of many systems, it shows the worst ones, and a sentence on the rest.
+    Of a device that was measured, a prediction has a verdict here only if it fails. Of many
+    systems, it shows the worst ones, and a sentence on the rest.
     """
     return "\n\n".join(filter(None, [markdown(_by_system(rows)), rest(rows)])) + "\n"
 
@@ -191,6 +192,12 @@ def _by_system(rows: list[dict[str, Any]]) -> pd.DataFrame:
         published = [row for row in of_system if row["run"] == "published"]
         compared = [row for row in of_system if row["verdict"]]
         predicted = [row for row in compared if row["run"] == "predicted"]
+        measured = {row["device"] for row in compared if row["run"] == "measured"}
+        told = [
+            row
+            for row in compared
+            if row not in predicted or row["device"] not in measured or row["verdict"] == "FAIL"
+        ]
         key = difference(published[0] if published else None)
         lines.append(
             {
@@ -198,7 +205,7 @@ def _by_system(rows: list[dict[str, Any]]) -> pd.DataFrame:
                 "Weights": "trained" if of_system[0]["pretrained"] else "random",
                 "Predicted difference": _differences(predicted, key),
                 "Published difference": _differences(published, key),
-                "Verdict": "; ".join(f"{row['device']}: {_verdict(row)}" for row in compared),
+                "Verdict": "; ".join(f"{row['device']}: {_verdict(row)}" for row in told),
             }
         )
     return pd.DataFrame(lines)
