@@ -10,7 +10,7 @@ import pytest
 from npu_parity import config, evidence
 from npu_parity.backends import latency
 from npu_parity.evidence.tolerance import differences
-from npu_parity.report import figures, readme, results, summary, tables
+from npu_parity.report import figures, readme, results, summary, switches, tables
 from npu_parity.verdict import criteria, metrics, questions
 
 ROOT = Path(__file__).parents[1]
@@ -114,11 +114,11 @@ def test_verdict_follows_from_the_arrays(system, run):
     settings = CONFIG["models"][system]
     runs = questions.Runs(**arrays, heads=settings["heads"] or None)
     pretrained = evidence.read_json(RESULTS / system / "weights.json")["pretrained"]
-    unseen = {}
-    if kind == "measured" and run not in SEEN:
-        repeated = questions.Repeated(batches={"2": 0.0})  # larger batches were checked, too
-        unseen = {"not_asked": (1, 2), "repeated": repeated}
-    again = questions.enough_evidence(runs, settings["task"], pretrained, **unseen)
+    more = {}
+    if kind == "measured":
+        more["repeated"] = questions.Repeated(batches={"2": 0.0})  # larger batches were checked
+        more |= {"not_asked": (1, 2)} if run not in SEEN else {}
+    again = questions.enough_evidence(runs, settings["task"], pretrained, **more)
     assert found["questions"][-1]["findings"] == list(again.findings)
     assert found["evidence"] == ("strong" if again.passed else "weak")
     assert (found["verdict"] == "PREDICTED") == (kind == "predicted")
@@ -162,7 +162,7 @@ def described() -> list[results.System]:
 def test_summary_and_tables_follow_from_the_files():
     rows = summary.rows(described())
     assert rows == SUMMARY["rows"]
-    text = summary.table(rows, SUMMARY["left_out"])
+    text = summary.table(rows, SUMMARY["left_out"], switches.table(described()))
     assert text == (RESULTS / "tables" / "summary.md").read_text(encoding="utf-8")
     for system in described():
         report = tables.report(system, CONFIG["models"][system.name]["tables"])

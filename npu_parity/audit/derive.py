@@ -141,9 +141,9 @@ def _figures(
     overall, rows = _errors(r, d, _share(np.abs(d - r), np.abs(r)))
     scores = [r, d]
     if probable:
-        logs = [np.hstack([_log_softmax(side[:, h]) for h in heads]) for side in (r, d)]
         scores = [np.hstack([_softmax(side[:, h]) for h in heads]) for side in (r, d)]
-        more, more_rows = _errors(scores[0], scores[1], np.abs(np.expm1(logs[1] - logs[0])))
+        logs = np.hstack([_log_ratio(r[:, h], d[:, h]) for h in heads])
+        more, more_rows = _errors(scores[0], scores[1], np.abs(np.expm1(logs)))
         overall |= {f"prob_{key}": value for key, value in more.items()}
         for one, other in zip(rows, more_rows, strict=True):
             one |= {f"prob_{key}": value for key, value in other.items()}
@@ -234,9 +234,14 @@ def _softmax(values: Floats) -> Floats:
     return np.asarray(powers / np.reshape([_sum(row) for row in powers], (-1, 1)))
 
 
-def _log_softmax(values: Floats) -> Floats:
-    above = values - values.max(axis=1, keepdims=True)
-    return np.asarray(above - np.reshape([np.log(_sum(np.exp(row))) for row in above], (-1, 1)))
+def _log_ratio(r: Floats, d: Floats) -> Floats:
+    """Return log(q / p) of the probabilities of a head; differences first, so no digit is lost."""
+    largest = [side.max(axis=1, keepdims=True) for side in (r, d)]
+    sums = [
+        np.reshape([np.log(_sum(row)) for row in np.exp(side - most)], (-1, 1))
+        for side, most in zip((r, d), largest, strict=True)
+    ]
+    return np.asarray((d - r) - (largest[1] - largest[0]) - (sums[1] - sums[0]))
 
 
 def _best(values: Floats) -> NDArray[np.intp]:

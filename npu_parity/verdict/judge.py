@@ -89,6 +89,8 @@ class Judgement:
     def to_dict(self) -> dict[str, Any]:
         """Return the judgement as ``metrics.json`` stores it."""
         found = self.verdict.to_dict() | self.metrics
+        if "per_input" in found:
+            found["per_input"] = list(found["per_input"])
         if self.verdict.word != "PREDICTED":
             found |= {"explained": self.explained, "numerics_found": self.numerics_found}
         return found | {"criteria": criteria.evaluate(self.metrics) if self.metrics else {}}
