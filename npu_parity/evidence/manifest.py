@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,8 +169,14 @@ def outdated(
     """
     entries = _entries(results)
     others = dict(_made_from_others(results, entries))
-    for folder in folders(results):
-        for path in sorted(p for p in folder.iterdir() if p.is_file() and holds(p)):
+    paths = [
+        path
+        for folder in folders(results)
+        for path in sorted(p for p in folder.iterdir() if p.is_file() and holds(p))
+    ]
+    with ThreadPoolExecutor() as pool:  # other processors hash while this one reads the code
+        hashes = {path: pool.submit(sha256, path) for path in paths}
+        for path in paths:
             entry = entries.get(path, {})
             asked = expected(entry.get("program", ""), _names(path.relative_to(results)))
             if not entry:
@@ -182,7 +189,7 @@ def outdated(
                 yield path, "other settings made it"
             elif path in others:
                 yield path, "a result that it was made from has changed"
-            elif sha256(path) != entry["sha256"]:
+            elif hashes[path].result() != entry["sha256"]:
                 yield path, "it was changed since it was made"
 
 
