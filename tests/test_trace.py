@@ -300,6 +300,12 @@ def test_the_rounding_of_another_cpu(here):
     assert counted("results", "README.md")
 
 
+def test_a_cosine_of_0_has_the_tolerance_of_1():
+    """Two inputs with the cosines 1 and -1 have the mean 0, or almost."""
+    low, high = (derive.shifted({"cosine_similarity": 0.0}, by) for by in (-1, 1))
+    assert low["cosine_similarity"] < -1e-15 < 1e-15 < high["cosine_similarity"]
+
+
 def test_a_number_at_a_boundary_of_rounding_may_have_either_last_digit():
     """0.0285 is printed as 0.028 or as 0.029, whichever side a CPU is on."""
     figures = {"relative_l2_error": 1e-6, "max_abs_error": 0.00012345}

@@ -117,19 +117,19 @@ def shifted(data: Any, by: float, errors: Mapping[str, Any] | None = None, name:
     if isinstance(data, list):
         return [shifted(value, by, errors, name) for value in data]
     if isinstance(data, float):
-        return (1 + by * _allowed(name, data, errors or {})) * data
+        return by * _allowed(name, float(data), errors or {}) + data  # which keeps its origin
     return data
 
 
 def _allowed(name: str, value: float, errors: Mapping[str, Any]) -> float:
-    """Return the relative tolerance of a figure, see `npu_parity.evidence.tolerance`."""
-    if "cosine_similarity" in name and value:  # 1 minus something: its tolerance is that of 1
-        return ROUNDINGS * U / abs(value)
-    if not re.search("error|one_minus|explained", name):  # no difference of close numbers
+    """Return the tolerance of a figure in its unit, see `npu_parity.evidence.tolerance`."""
+    if "cosine_similarity" in name:  # 1 minus something: its tolerance is that of 1
         return ROUNDINGS * U
+    if not re.search("error|one_minus|explained", name):  # no difference of close numbers
+        return ROUNDINGS * U * value
     prefix = "prob_" if name.startswith("prob_") else ""
     error = errors.get(f"{prefix}relative_l2_error")
-    return tolerance(error) if isinstance(error, float) else ROUNDINGS * U
+    return (tolerance(error) if isinstance(error, float) else ROUNDINGS * U) * value
 
 
 def _figures(

@@ -37,6 +37,9 @@ class Figure(float):
     def __rmul__(self, other: float) -> "Figure":
         return Figure(other * float(self), self.source)
 
+    def __radd__(self, other: float) -> "Figure":
+        return Figure(other + float(self), self.source)
+
     def __rsub__(self, other: float) -> "Figure":
         return Figure(other - float(self), self.source)
 
