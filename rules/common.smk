@@ -1,5 +1,6 @@
 """Common: the configuration, and the runs that it asks for."""
 
+import gc
 import os
 import sys
 
@@ -7,6 +8,8 @@ from snakemake.utils import update_config
 
 from npu_parity import config as configuration
 from npu_parity.errors import ParityError, shorten
+
+gc.freeze()  # what was imported stays, so Python need not look for cycles in it
 
 # `python` in a rule is the Python that runs Snakemake. It imports the package beside the Snakefile.
 os.environ |= {

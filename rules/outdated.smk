@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from npu_parity.cli import CODE
-from npu_parity.evidence import manifest
+from npu_parity.evidence.outdated import outdated, summary
 
 
 class Named(dict):
@@ -13,7 +13,7 @@ class Named(dict):
 
 
 def expected(name: str, wildcards: dict):
-    """Return the code and the options that a program would have today; see `manifest.outdated`."""
+    """Return the code and the options that a program would have today; see `outdated`."""
     known = {"system": SYSTEMS, "device": config["devices"]}
     if name not in PROGRAMS or any(
         value not in known.get(key, [value]) for key, value in wildcards.items()
@@ -28,8 +28,8 @@ def expected(name: str, wildcards: dict):
 # Snakemake's own memory may be gone, or be of another machine. The manifests say what made a result.
 OUTDATED = {}
 if workflow.is_main_process:  # on a cluster, each job has a Snakemake of its own
-    OUTDATED |= manifest.outdated(Path("results"), expected)
-    for line in manifest.summary(OUTDATED):
+    OUTDATED |= outdated(Path("results"), expected, Path(".snakemake/hashes.json"))
+    for line in summary(OUTDATED):
         print(line, file=sys.stderr)
 
 

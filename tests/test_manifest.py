@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from npu_parity import evidence
 from npu_parity.audit.verify import damaged
 from npu_parity.audit.verify import outdated as made_from_others
 from npu_parity.errors import ParityError
-from npu_parity.evidence import manifest
+from npu_parity.evidence import hashes, manifest
+from npu_parity.evidence import outdated as now
 
 RUN = Path("results/net/cpu/measured")
 
@@ -138,7 +140,7 @@ def outdated(results, weights=("1111", ["--architecture=net", "--", "seed:1"]), 
         assert wildcards.get("system", "net") == "net"
         return {"weights": weights, "outputs": (outputs, ["--run=measured"])}.get(program)
 
-    found = dict(manifest.outdated(results, expected))
+    found = dict(now.outdated(results, expected, Path("hashes.json")))
     return {path.relative_to(results).as_posix(): why for path, why in found.items()}
 
 
@@ -201,7 +203,7 @@ def test_all_of_a_folder_is_outdated_where_its_manifest_was_changed(results):
 
 
 def test_no_results(tmp_path):
-    assert dict(manifest.outdated(tmp_path / "results", lambda *_: None)) == {}
+    assert dict(now.outdated(tmp_path / "results", lambda *_: None, tmp_path / "hashes.json")) == {}
     with pytest.raises(ParityError, match="there are no results"):
         list(damaged(tmp_path))
 
@@ -216,4 +218,79 @@ def test_no_results(tmp_path):
     ],
 )
 def test_path_of_a_result_names_what_it_is_of(path, names):
-    assert manifest._names(Path(path)) == names
+    assert now._names(Path(path)) == names
+
+
+# Files that nobody touched are not read again
+
+
+@pytest.fixture
+def memory(tmp_path, monkeypatch):
+    """Two old files, and a function that hashes them and returns which ones it has read."""
+    monkeypatch.chdir(tmp_path)
+    files = [Path("a.npy"), Path("b.npy")]
+    for file in files:
+        file.write_bytes(b"1234")
+    monkeypatch.setattr(hashes, "TICK", -(10**18))  # these files are new
+
+    def read_now():
+        read = []
+        original = evidence.sha256
+        monkeypatch.setattr(hashes, "sha256", lambda name: read.append(name) or original(name))
+        with hashes.hashes(files, Path("kept/hashes.json")) as digest:
+            assert [digest(file) for file in files] == [original(file) for file in files]
+        return sorted(read)
+
+    assert read_now() == ["a.npy", "b.npy"]
+    return read_now
+
+
+def test_a_file_is_read_once(memory):
+    assert memory() == []
+
+
+def change_in_place(file):
+    with file.open("r+b") as opened:
+        opened.write(b"5")
+
+
+def replace(file):
+    other = file.with_name("other")
+    other.write_bytes(b"5234")
+    other.replace(file)
+
+
+@pytest.mark.parametrize("change", [change_in_place, replace])
+def test_a_file_with_the_old_size_and_time_is_read_again(memory, change):
+    file = Path("a.npy")
+    before = file.stat()
+    time.sleep(0.02)  # longer than a tick of the clock
+    change(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (4, before.st_mtime_ns)
+    assert memory() == ["a.npy"]
+
+
+def test_a_new_file_is_not_remembered(memory, monkeypatch):
+    """It may change again in the same tick of the clock."""
+    monkeypatch.setattr(hashes, "TICK", 2 * 10**9)
+    Path("a.npy").write_bytes(b"5678")
+    assert memory() == ["a.npy"]
+    assert memory() == ["a.npy"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a.npy": 3}', '{"a.npy": []}', "\0"])
+def test_a_damaged_memory(memory, text):
+    Path("kept/hashes.json").write_text(text)
+    assert memory() == ["a.npy", "b.npy"]
+    assert memory() == []
+
+
+def test_a_file_that_another_run_removes(tmp_path):
+    """Who does not ask for it need not know."""
+    gone = tmp_path / "gone"
+    with (
+        hashes.hashes([gone], tmp_path / "hashes.json") as digest,
+        pytest.raises(FileNotFoundError),
+    ):
+        digest(gone)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npu_parity.evidence.tolerance import ROUNDINGS, U, tolerance
+from npu_parity.evidence.tolerance import tolerance
 from npu_parity.verdict.criteria import CRITERIA, RELATIONS, Condition
 
 Floats = NDArray[np.float64]
@@ -123,15 +123,16 @@ def shifted(data: Any, by: float, errors: Mapping[str, Any] | None = None, name:
 
 def _allowed(name: str, value: float, errors: Mapping[str, Any]) -> float:
     """Return the tolerance of a figure in its unit, see `npu_parity.evidence.tolerance`."""
-    if "cosine_similarity" in name:  # 1 minus something: its tolerance is that of 1
-        return ROUNDINGS * U
-    if not re.search("error|one_minus|explained", name):  # no difference of close numbers
-        return ROUNDINGS * U * value
+    least = tolerance(None)  # of 1, if it is no difference of close numbers
+    if "cosine_similarity" in name:  # 1 minus something
+        return least
+    if not re.search("error|one_minus|explained", name):
+        return least * value
     prefix = "prob_" if name.startswith("prob_") else ""
     error = errors.get(f"{prefix}relative_l2_error")
-    allowed = (tolerance(error) if isinstance(error, float) else ROUNDINGS * U) * value
+    allowed = tolerance(error if isinstance(error, float) else None) * value
     # It may be much larger than the others, because it counts probabilities that are almost 0.
-    return max(allowed, ROUNDINGS * U) if value and name == "prob_max_relative_error" else allowed
+    return max(allowed, least) if value and name == "prob_max_relative_error" else allowed
 
 
 def _figures(

@@ -45,7 +45,7 @@ def damaged(results: Path) -> Iterator[str]:
 
 def outdated(results: Path) -> Iterator[str]:
     """Yield a line for each result that was made from other files than there are now."""
-    for path, other in manifest.made_from_others(results):
+    for path, other in manifest.made_from_others(results, manifest.all_entries(results)):
         yield f"{path} was made from another {other}: {manifest.mend(path)}"
 
 

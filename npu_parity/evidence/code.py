@@ -8,6 +8,7 @@ names. Other distributions count by their version. The modification times of fil
 import ast
 import hashlib
 import importlib.metadata
+import os
 import re
 import sys
 from collections import defaultdict
@@ -103,11 +104,12 @@ class _Found:
 def _read(file: Path, _changed: int) -> _Found:
     found = _Found(set(), {}, set())
     content = file.read_bytes()
+    beside = {*os.listdir(PACKAGE), *os.listdir(file.parent)}
     for node in _executed(ast.parse(content), b"TYPE_CHECKING" in content):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if entry := ENTRY.fullmatch(node.value):
                 found.entries[node.value] = _module(entry[1])
-            elif FILE_NAME.fullmatch(node.value):
+            elif FILE_NAME.fullmatch(node.value) and node.value.partition("/")[0] in beside:
                 found.files.update(_data(node.value, file))
         for name in _imported(node, file):
             top = name.partition(".")[0]

@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,63 +155,13 @@ def folders(results: Path) -> list[Path]:
     return [results, *sorted(found)] if results.is_dir() else []
 
 
-def outdated(
-    results: Path, expected: Callable[[str, dict[str, str]], tuple[str, Sequence[str]] | None]
-) -> Iterator[tuple[Path, str]]:
-    """Yield each result that the same program would now make in another way, and why.
+def made_from_others(results: Path, entries: dict[Path, Entry]) -> Iterator[tuple[Path, str]]:
+    """Yield each result that was made from another version of a result, and that result's name.
 
     Args:
         results: the folder.
-        expected: takes a program, and the system, device and run that the path of a result names.
-            It returns the hash of the program's code and its options now. It returns None if the
-            configuration does not ask for this result.
+        entries: of `all_entries`.
     """
-    entries = _entries(results)
-    others = dict(_made_from_others(results, entries))
-    paths = [
-        path
-        for folder in folders(results)
-        for path in sorted(p for p in folder.iterdir() if p.is_file() and holds(p))
-    ]
-    with ThreadPoolExecutor() as pool:  # other processors hash while this one reads the code
-        hashes = {path: pool.submit(sha256, path) for path in paths}
-        for path in paths:
-            entry = entries.get(path, {})
-            asked = expected(entry.get("program", ""), _names(path.relative_to(results)))
-            if not entry:
-                yield path, "it is in no manifest"
-            elif asked is None:
-                continue
-            elif entry["code"] != asked[0]:
-                yield path, "other code made it"
-            elif list(entry["options"]) != list(asked[1]):
-                yield path, "other settings made it"
-            elif path in others:
-                yield path, "a result that it was made from has changed"
-            elif hashes[path].result() != entry["sha256"]:
-                yield path, "it was changed since it was made"
-
-
-def summary(outdated: Mapping[Path, str]) -> Iterator[str]:
-    """Yield a line for each reason why results are outdated, with their number and an example.
-
-    >>> list(summary({Path("results/a.md"): "other code made it"}))
-    ['outdated: results/a.md (other code made it)']
-    """
-    reasons: dict[str, list[Path]] = {}
-    for path, reason in outdated.items():
-        reasons.setdefault(reason, []).append(path)
-    for reason, (first, *others) in reasons.items():
-        more = f" and {len(others)} more results" if others else ""
-        yield f"outdated: {first}{more} ({reason})"
-
-
-def made_from_others(results: Path) -> Iterator[tuple[Path, str]]:
-    """Yield each result that was made from another version of a result, and that result's name."""
-    yield from _made_from_others(results, _entries(results))
-
-
-def _made_from_others(results: Path, entries: dict[Path, Entry]) -> Iterator[tuple[Path, str]]:
     hashes = {
         f"{ROOM}/{path.relative_to(results).as_posix()}": entry["sha256"]
         for path, entry in entries.items()
@@ -224,22 +173,13 @@ def _made_from_others(results: Path, entries: dict[Path, Entry]) -> Iterator[tup
                 break
 
 
-def _entries(results: Path) -> dict[Path, Entry]:
+def all_entries(results: Path) -> dict[Path, Entry]:
     """Return the entries of all folders by path. A manifest that was changed has none."""
     found: dict[Path, Entry] = {}
     for folder in folders(results):
         with suppress(ParityError):
             found |= {folder / name: entry for name, entry in read(folder).items()}
     return found
-
-
-def _names(path: Path) -> dict[str, str]:
-    """Return the system, device and run that the path of a result names."""
-    *folders, name = path.parts
-    of_files = {"tables": "system", "probes": "device"}  # folders whose files have these names
-    if len(folders) == 1 and folders[0] in of_files:
-        return {of_files[folders[0]]: name.partition(".")[0]}
-    return dict(zip(("system", "device", "run"), folders, strict=False))
 
 
 def sha256(path: str | Path) -> str:

@@ -164,7 +164,7 @@ def speed(system: System) -> Figure | None:
         share = np.arange(1, len(samples) + 1) / len(samples)
         left.step(samples, share, where="post", color=colours[run], label=title(run) + busy)
         rates = [timed["throughput"] for timed in sizes.values()]
-        right.plot([*sizes], rates, color=colours[run], label=title(run))
+        right.plot([*sizes], rates, color=colours[run])
         for size, timed in sizes.items():
             face = "none" if timed.get("busy") else colours[run]
             right.plot(size, timed["throughput"], "o", color=colours[run], markerfacecolor=face)
@@ -181,7 +181,8 @@ def speed(system: System) -> Figure | None:
     right.yaxis.set_minor_formatter("{x:g}")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
-        _finish(axes)
+        _finish(axes, legend=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -192,10 +193,10 @@ def _colours(system: System) -> dict[str, str]:
     return {run: of_device[device] for run, device in devices.items()}
 
 
-def _finish(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
+def _finish(axes: Axes, grid: Literal["x", "y", "both"] = "y", legend: bool = True) -> None:
     axes.grid(axis=grid, color="0.9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
+    if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, frameon=False)
 
 

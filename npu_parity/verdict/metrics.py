@@ -466,9 +466,9 @@ def _softmax(logits: Floats, heads: Sequence[slice]) -> tuple[Floats, Floats]:
     for number, head in enumerate(heads):
         powers, largest = shares[:, head], logits[:, head].max(axis=1, keepdims=True)
         largest[np.abs(largest) <= _SMALL] = 0  # then there is nothing to subtract
-        shifted = (
-            np.subtract(logits[:, head], largest, out=powers) if largest.any() else logits[:, head]
-        )
+        shifted = logits[:, head]
+        if largest.any():
+            shifted = np.subtract(shifted, largest, out=powers)
         np.exp(shifted, out=powers)
         total = powers.sum(axis=1, keepdims=True)
         powers /= total

@@ -52,7 +52,7 @@ class PerInput(Sequence[Row]):
         return isinstance(other, Sequence) and list(self) == list(other)
 
 
-def numbers(values: NDArray[np.float64]) -> list[float | None]:
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
     """Return numbers (inputs,) as a list; those that are not finite become None."""
     return [value if math.isfinite(value) else None for value in values.tolist()]
 
@@ -64,4 +64,4 @@ def _entries(column: Sequence[Any] | NDArray[Any]) -> Sequence[Any]:
         usable = np.isfinite(column["score"]).all(axis=1).tolist()
         rows = zip(usable, column.tolist(), strict=True)
         return [[list(one) for one in row] if fine else None for fine, row in rows]
-    return numbers(column) if column.dtype.kind == "f" else column.tolist()
+    return _numbers(column) if column.dtype.kind == "f" else column.tolist()
