@@ -29,7 +29,7 @@ from npu_parity.sources import checkpoints
 from npu_parity.verdict.judge import judge, read_case
 
 PAIRS = 15  # of passes with and without emulation
-TURNS = 15  # of reading and comparing; on a virtual machine, getting memory takes very different times
+TURNS = 15  # of reading and comparing; to get memory takes very different times
 WARMUP = 3  # passes that do not count
 LATENCIES = 40  # turns of our timings and torch's
 READINGS = 9  # of the files of a run
