@@ -27,11 +27,12 @@ from torch import nn
 
 from npu_parity import check as checking
 from npu_parity import evidence
-from npu_parity.check import Original, Report, check_port
+from npu_parity.check import Original, check_port
 from npu_parity.errors import ParityError
 from npu_parity.evidence import code as hashes
 from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import Numerics
+from npu_parity.verdict.checked import Report
 from npu_parity.verdict.executed import CHANNELS_LAST
 from npu_parity.verdict.operators import without_bound
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time, see `__getattr_
     from npu_parity.system import load
     from npu_parity.verdict.answers import Program
     from npu_parity.verdict.judge import Case, judge
-    from npu_parity.verdict.questions import Runs
     from npu_parity.verdict.recording import record
+    from npu_parity.verdict.runs import Runs
 
 # Where each name of the public interface is defined, in the order of docs/api.md.
 _HOMES = {
@@ -31,7 +31,7 @@ _HOMES = {
     "judge": "verdict.judge",
     "Case": "verdict.judge",
     "Program": "verdict.answers",
-    "Runs": "verdict.questions",
+    "Runs": "verdict.runs",
     "Device": "backends.device",
     "Numerics": "numerics.formats",
     "PRESETS": "numerics.formats",

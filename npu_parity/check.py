@@ -6,9 +6,8 @@ call. An `Original` does the same for several ports and computes the reference o
 
 import contextlib
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -29,100 +28,25 @@ from npu_parity.numerics.probing import probe
 from npu_parity.numerics.rounding import NARROW
 from npu_parity.numerics.widening import widened
 from npu_parity.sources.images import alike
-from npu_parity.verdict import metrics
-from npu_parity.verdict.answers import NOT_ASKED, Answer, Program, Verdict
-from npu_parity.verdict.divergence import Step, divergence, first_beyond
-from npu_parity.verdict.envelope import ENVELOPE
+from npu_parity.verdict import metrics, port_inputs
+from npu_parity.verdict.answers import NOT_ASKED, Program
+from npu_parity.verdict.checked import Report
+from npu_parity.verdict.divergence import Step, divergence
 from npu_parity.verdict.executed import Path, executed
 from npu_parity.verdict.executed import compare as compare_paths
-from npu_parity.verdict.judge import Case, Judgement, judge
+from npu_parity.verdict.judge import Case, judge
 from npu_parity.verdict.kernels import check_operator, execute
 from npu_parity.verdict.numerics_found import distances, sizes
 from npu_parity.verdict.operators import IDENTICAL, OperatorResult
 from npu_parity.verdict.program import compare, on_cpu
-from npu_parity.verdict.questions import INPUTS, Repeated, Runs, unchanged
 from npu_parity.verdict.recording import Call, memory, record, visit
+from npu_parity.verdict.runs import Repeated, Runs, unchanged
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 # So many inputs show the format of a device. Every input has its own envelope in question 3.
 TELLING = 16
-
-
-@dataclass(frozen=True)
-class Report:
-    """The result of `check_port`; ``str()`` gives a readable text.
-
-    Attributes:
-        judgement: the verdict, the metrics and the numerics found.
-        outputs: outputs of the port, float32 (inputs, columns).
-        operators: the results of question 2, one for each operator of the reference; None if it was
-            not asked.
-        follow: computes `steps`.
-    """
-
-    judgement: Judgement
-    outputs: NDArray[Any]
-    operators: list[OperatorResult] | None
-    follow: Callable[[], list[Step]] = field(repr=False)
-
-    @property
-    def verdict(self) -> Verdict:
-        """PASS or FAIL, and the four answers."""
-        return self.judgement.verdict
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """The result of `metrics.compare` for the port's outputs."""
-        return self.judgement.metrics
-
-    @property
-    def explained(self) -> float | None:
-        """The share of the difference that the predicted rounding explains."""
-        return self.judgement.explained
-
-    @property
-    def numerics_found(self) -> str | None:
-        """The format whose prediction is nearest to the measured outputs."""
-        return self.judgement.numerics_found
-
-    @property
-    def questions(self) -> tuple[Answer, ...]:
-        """The answers to the four questions."""
-        return self.verdict.answers
-
-    @property
-    def passed(self) -> bool:
-        """Whether the verdict is PASS."""
-        return self.verdict.word == "PASS"
-
-    @cached_property
-    def steps(self) -> list[Step]:
-        """The error after each operator, for the input with the largest difference."""
-        return self.follow()
-
-    @cached_property
-    def first(self) -> Step | None:
-        """The first operator beyond its bound or its envelope; None if the port passes."""
-        return None if self.passed else first_beyond(self.steps, ENVELOPE)
-
-    def __str__(self) -> str:
-        """Return the verdict, the four answers and the most important metrics."""
-        lines = [str(self.verdict), *(f"  {answer}" for answer in self.questions)]
-        if self.first:
-            where = f"operator {self.first.index} {self.first.operator}"
-            lines.append(f"  goes wrong first at {where}, {self.first.module or 'the top level'}")
-        for key in ("max_abs_error", "relative_l2_error_max", "one_minus_cosine_max"):
-            value = self.metrics.get(key)
-            lines.append(f"  {key}: {'not finite' if value is None else f'{value:.3g}'}")
-        if self.operators is not None:
-            lines.append(f"  {_summary(self.operators)}")
-        if self.explained is not None:
-            lines.append(f"  explained by the predicted rounding: {100 * self.explained:.1f} %")
-        if self.numerics_found:
-            lines.append(f"  nearest numerics: {self.numerics_found}")
-        return "\n".join(lines)
 
 
 class Original:
@@ -352,7 +276,7 @@ class Original:
         if 1 not in self.asked:
             return NOT_ASKED
         theirs = self.inputs if ported_inputs is None else ported_inputs
-        wrong, note = _inputs_differ(self.inputs, theirs)
+        wrong, note = port_inputs.differences(self.inputs, theirs)
         reference, own, batch = self.reference, "fp32", batches.tensors(self.inputs)
         if narrow(ported, self.device.precision):
             # The same weights, rounded once. The port takes 16-bit inputs.
@@ -599,18 +523,6 @@ def _apart(reference: nn.Module, ported: nn.Module) -> bool:
     return not ours & theirs
 
 
-def _summary(results: Sequence[OperatorResult]) -> str:
-    """Return one line about the errors of operators."""
-    identical = sum(r.note == IDENTICAL for r in results)
-    if identical and identical == len(results):
-        return f"operators: all {identical} return exactly the reference's results"
-    errors = [r.largest_error for r in results if r.passed is not None and r.note != IDENTICAL]
-    text = f"largest operator error: {max(errors, default=0):.3g} of its bound"
-    if not identical:
-        return text
-    return f"{text}; {identical} of {len(results)} return exactly the reference's results"
-
-
 def _running(within: Context) -> Callable[..., Any]:
     def run(call: Call, target: torch.device, channels_last: bool = False) -> Any:
         with within():
@@ -634,25 +546,3 @@ def _device(
     elif not isinstance(numerics, Numerics):
         numerics = Numerics.from_dict(numerics)
     return Device(device, numerics, precision)
-
-
-def _inputs_differ(own: Inputs, theirs: Inputs) -> tuple[list[str], list[str]]:
-    """Return findings, and notes about differences that rounding explains."""
-    ours, ports = batches.every(own), batches.every(theirs)
-    if len(ours) != len(ports):
-        return [f"{len(ports)} input tensors where the reference has {len(ours)}"], []
-    found = [_differ(a, b) for a, b in zip(ours, ports, strict=True)]
-    return [w for wrong, _ in found for w in wrong], [n for _, notes in found for n in notes]
-
-
-def _differ(own: NDArray[Any], theirs: NDArray[Any]) -> tuple[list[str], list[str]]:
-    if own.shape != theirs.shape:
-        return [f"inputs have shape {theirs.shape} where the reference has {own.shape}"], []
-    digests = [hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in (own, theirs)]
-    if digests[0] == digests[1]:
-        return [], []
-    wide = np.complex128 if own.dtype.kind == "c" else np.float64
-    largest = np.abs(own.astype(wide) - theirs).max()
-    if largest <= INPUTS * np.finfo(np.float32).eps * np.abs(own).max():
-        return [], [f"inputs differ by up to {largest:.3g}, as rounding makes them"]
-    return [f"inputs differ by up to {largest:.3g}: preprocessing is not the same"], []

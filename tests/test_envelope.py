@@ -18,7 +18,7 @@ from npu_parity.sources.images import alike
 from npu_parity.verdict import questions
 from npu_parity.verdict.envelope import envelope
 from npu_parity.verdict.judge import Case, judge
-from npu_parity.verdict.questions import Repeated, Runs
+from npu_parity.verdict.runs import Repeated, Runs
 
 HF32 = Device("npu", Numerics(conv="hf32", matmul="hf32"))
 NAMES = ["a", "b", "c", "d"]

@@ -18,7 +18,7 @@ from npu_parity.numerics.emulation import emulate
 from npu_parity.numerics.formats import Numerics
 from npu_parity.numerics.widening import widened
 from npu_parity.verdict import metrics, questions
-from npu_parity.verdict.questions import Repeated, Runs
+from npu_parity.verdict.runs import Repeated, Runs
 
 CPU = Device("cpu")
 IMAGES = torch.randn(4, 3, 10, 10, generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from npu_parity.sources import checkpoints
 from npu_parity.verdict.answers import NOT_ASKED, Program
 from npu_parity.verdict.judge import Case, judge
 from npu_parity.verdict.operators import COLUMNS, OperatorResult
-from npu_parity.verdict.questions import Repeated, Runs
+from npu_parity.verdict.runs import Repeated, Runs
 
 NETWORK = """
 import torch

@@ -12,7 +12,7 @@ from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict.arrays import UNKNOWN, read_arrays
 from npu_parity.verdict.judge import Case, judge
-from npu_parity.verdict.questions import Runs
+from npu_parity.verdict.runs import Runs
 
 HEADS = {"a": 24, "b": 16}
 

@@ -26,8 +26,8 @@ from npu_parity.sources.architectures import build
 from npu_parity.sources.weights import Wanted, obtain
 from npu_parity.verdict.answers import Program
 from npu_parity.verdict.judge import Case, judge
-from npu_parity.verdict.questions import Runs
 from npu_parity.verdict.recording import record
+from npu_parity.verdict.runs import Runs
 
 pytestmark = pytest.mark.abuse("hostile networks")
 

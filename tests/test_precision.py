@@ -24,8 +24,9 @@ from npu_parity.verdict.bounds import exact_and_bound
 from npu_parity.verdict.coarseness import mantissa_bits
 from npu_parity.verdict.envelope import envelope
 from npu_parity.verdict.kernels import execute
-from npu_parity.verdict.questions import Runs, same_answer
+from npu_parity.verdict.questions import same_answer
 from npu_parity.verdict.recording import tensors
+from npu_parity.verdict.runs import Runs
 
 CPU = torch.device("cpu")
 NARROW = [name for name in PRECISIONS if name != "fp32"]

@@ -12,6 +12,7 @@ from npu_parity.backends import latency
 from npu_parity.evidence.tolerance import differences
 from npu_parity.report import figures, readme, results, summary, switches, tables
 from npu_parity.verdict import criteria, metrics, questions
+from npu_parity.verdict.runs import Repeated, Runs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -112,11 +113,11 @@ def test_verdict_follows_from_the_arrays(system, run):
     for name, r in files.items():
         assert found["sha256"][name] == evidence.sha256(folder(system, r) / "outputs.npy")
     settings = CONFIG["models"][system]
-    runs = questions.Runs(**arrays, heads=settings["heads"] or None)
+    runs = Runs(**arrays, heads=settings["heads"] or None)
     pretrained = evidence.read_json(RESULTS / system / "weights.json")["pretrained"]
     more = {}
     if kind == "measured":
-        more["repeated"] = questions.Repeated(batches={"2": 0.0})  # larger batches were checked
+        more["repeated"] = Repeated(batches={"2": 0.0})  # larger batches were checked
         more |= {"not_asked": (1, 2)} if run not in SEEN else {}
     again = questions.enough_evidence(runs, settings["task"], pretrained, **more)
     assert found["questions"][-1]["findings"] == list(again.findings)

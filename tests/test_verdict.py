@@ -17,7 +17,7 @@ from npu_parity.verdict.numerics_found import (
     sizes,
 )
 from npu_parity.verdict.operators import NO_BOUND, OperatorResult
-from npu_parity.verdict.questions import Repeated, Runs
+from npu_parity.verdict.runs import Repeated, Runs
 
 GENERATOR = np.random.default_rng(0)
 

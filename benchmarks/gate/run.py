@@ -26,10 +26,12 @@ from systems import ROOT, SYSTEMS, load
 
 from npu_parity import evidence
 from npu_parity.backends import outputs
-from npu_parity.check import Original, Report
+from npu_parity.check import Original
 from npu_parity.errors import first_line
 from npu_parity.numerics.formats import Numerics
-from npu_parity.verdict import kernels, metrics, questions
+from npu_parity.verdict import kernels, metrics
+from npu_parity.verdict.checked import Report
+from npu_parity.verdict.runs import Runs
 
 RESULTS = ROOT / "benchmarks" / "gate" / "results.json"
 DOCS = ROOT / "docs" / "gate.md"
@@ -82,7 +84,7 @@ def _crashes(system: System, port: Port) -> bool:
     return False
 
 
-def _sizes(runs: questions.Runs, report: Report) -> str:
+def _sizes(runs: Runs, report: Report) -> str:
     predicted = metrics.compare(runs.reference, runs.predicted, "features")
     share = f", {report.explained:.0%} explained" if report.explained is not None else ""
     return (

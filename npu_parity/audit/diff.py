@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from npu_parity.audit.trace import FIGURES
+from npu_parity.audit.derived import FIGURES
 from npu_parity.errors import ParityError
 from npu_parity.evidence.tolerance import ROUNDINGS, U, tolerance
 

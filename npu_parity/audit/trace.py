@@ -12,32 +12,26 @@ figures. They are compared with the file that states them. Pictures are drawn ag
 
 import base64
 import contextlib
-import io
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from npu_parity.audit import derive, pictures
+from npu_parity.audit.derived import FIGURES, Derived, moved
+from npu_parity.audit.stated import Stated, read_json, read_text
 from npu_parity.audit.words import same_words
-from npu_parity.backends import heads
-from npu_parity.backends.device import Device
-from npu_parity.errors import ParityError, first_line
+from npu_parity.errors import ParityError
 from npu_parity.evidence import manifest
 from npu_parity.report import (
     about,
     cards,
     figures,
-    origin,
     page,
     readme,
     results,
@@ -45,99 +39,13 @@ from npu_parity.report import (
     switches,
     tables,
 )
-from npu_parity.verdict.judge import output_files
 
-# Keys of metrics.json that are no figures of two arrays; `npu-parity verify` judges again.
-STATED = {
-    *("run", "reference", "task", "head_widths", "backend", "numerics", "precision"),
-    *("verdict", "evidence", "verdict_line", "failed_question", "failed_first", "questions"),
-    *("numerics_found", "versions", "code"),
-}
 MISSING = "nothing"  # where one side has no such key
-FIGURES = ("metrics", "latency")  # the JSON files of runs that are derived
 PICTURE = re.compile(r'data-picture="(\S+) (\w+)"')
 EMBEDDED = re.compile(
     r'data-picture="(\S+) (\w+)"><img [^>]*?src="data:image/svg\+xml;base64,([^"]*)"'
 )
 DRAWN = "*/divergence.svg"
-
-
-class Derived(results.Traced):
-    """A system with figures from its arrays and samples. No manifest is asked."""
-
-    def read(self, name: str) -> Any:
-        """Return a JSON file with every figure computed again that arrays or samples give."""
-        found = _json(self.folder / name)
-        if name.endswith("/metrics.json"):
-            figures = self._compared(name.removesuffix("/metrics.json"), found)
-            found = {key: found[key] for key in found if key in STATED} | figures
-        elif name.endswith("/latency.json"):
-            for size, timed in found["batch_sizes"].items():
-                timed |= derive.timings(timed["samples"], int(size))
-        return origin.track(found, str(self.folder / name))
-
-    def rows(self, name: str) -> pd.DataFrame:
-        """Return a CSV file."""
-        frame = _frame(self.folder / name)
-        return results.with_origins(frame, str(self.folder / name))
-
-    def outputs(self, run: str) -> np.ndarray[Any, Any]:
-        """Return the array of a run; ParityError if it is not the one that run.json states."""
-        return _array(self.folder, run)
-
-    def _compared(self, run: str, found: Mapping[str, Any]) -> dict[str, Any]:
-        device, _, kind = run.partition("/")
-        reference = f"{found['reference']}/measured"
-        shapes = _json(self.folder / reference / "run.json")["heads"]
-        widths, maps = heads.resolved(shapes, found["head_widths"], found["task"])
-        ours = self.outputs(reference)
-        theirs = self._aligned(run, shapes)
-        files = output_files(
-            self.folder, found["reference"], device, kind, "hosted" in found["sha256"]
-        )
-        hashes = {name: manifest.sha256(path) for name, path in files.items()}
-        if ours.shape != theirs.shape:
-            return {"sha256": hashes, "explained": None, "criteria": {}}
-        figures = derive.compared(ours, theirs, found["task"], widths, maps)
-        figures["criteria"] = derive.criteria(figures)
-        if kind == "measured":
-            predicted = f"{device}/predicted" if Device.from_dict(found).rounds else None
-            figures["explained"] = predicted and derive.explained(
-                theirs, self.outputs(predicted), ours
-            )
-        return {"sha256": hashes, **figures}
-
-    def _aligned(self, run: str, shapes: heads.Shapes) -> np.ndarray[Any, Any]:
-        array = self.outputs(run)
-        if run.endswith("/predicted"):
-            return array
-        theirs = _json(self.folder / run / "run.json")["heads"] or shapes
-        return heads.aligned(array, shapes, theirs)
-
-
-class Stated(results.System):
-    """A system with figures as its files state them. No manifest is asked. Pictures show these."""
-
-    def read(self, name: str) -> Any:
-        """Return a JSON file."""
-        return _json(self.folder / name)
-
-    def rows(self, name: str) -> pd.DataFrame:
-        """Return a CSV file."""
-        return _frame(self.folder / name)
-
-    def outputs(self, run: str) -> np.ndarray[Any, Any]:
-        """Return the array of a run."""
-        return _array(self.folder, run)
-
-
-def _moved(system: results.System, by: int) -> results.System:
-    """Return a system whose figures are moved up (1) or down (-1) by their tolerance."""
-    found = copy(system)
-    for name in FIGURES:
-        figures = {run: derive.shifted(data, by) for run, data in getattr(system, name).items()}
-        found.__dict__[name] = figures  # where `cached_property` keeps it
-    return found
 
 
 @dataclass(frozen=True)
@@ -176,7 +84,7 @@ class Report:
             results.describe(self.folder / name, self.runs, dict(settings), Derived)
             for name, settings in self.settings.items()
         ]
-        return [systems, *([_moved(system, by) for system in systems] for by in (-1, 1))]
+        return [systems, *([moved(system, by) for system in systems] for by in (-1, 1))]
 
     def drawn(self, name: str) -> results.System:
         """Return a system for its pictures."""
@@ -285,12 +193,12 @@ def _checked(report: Report, file: Path, root: Path) -> str:
         return _numbers(_figures(report, name))
     if fnmatchcase(name, DRAWN):
         drawn = figures.svg(figures.divergence(report.drawn(name.partition("/")[0])))
-        return _pictures([(str(report.folder / name), _text(report.folder / name), drawn)])
+        return _pictures([(str(report.folder / name), read_text(report.folder / name), drawn)])
     write = next((w for pattern, w in DOCUMENTS.items() if fnmatchcase(name, pattern)), None)
     if write is None:
         known = ", ".join([*DOCUMENTS, "summary.json", "metrics.json", "latency.json"])
         raise ParityError(f"{file}: this file cannot be traced, expected one of {known}")
-    text = _text(report.folder / name)
+    text = read_text(report.folder / name)
     expected = [write(report, systems, name, text) for systems in report.readings]
     count = _numbers(same_words(report.folder / name, text, expected))
     return f"{count}, {_embedded(report, name, text)}" if PICTURE.search(text) else count
@@ -335,7 +243,7 @@ def _pictures(compared: Sequence[tuple[str, str, bytes]]) -> str:
 def _figures(report: Report, name: str) -> int:
     """Compare a JSON file of results with the derived one."""
     path = report.folder / name
-    stated = _json(path)
+    stated = read_json(path)
     if name == "summary.json":
         again = [
             {"left_out": report.left_out, "rows": summary.rows(systems)}
@@ -374,7 +282,7 @@ def _outside(
 
 def _markdown(report: Report, file: Path, root: Path) -> int:
     """Compare the text between the markers of a page such as README.md with the derived tables."""
-    text = _text(file)
+    text = read_text(file)
     readings = []
     for systems in report.readings:
         contents = {}
@@ -382,7 +290,7 @@ def _markdown(report: Report, file: Path, root: Path) -> int:
             target = (file.parent / name).resolve()
             inner = target.relative_to(root).as_posix() if target.is_relative_to(root) else ""
             write = next((w for p, w in DOCUMENTS.items() if fnmatchcase(inner, p)), None)
-            contents[name] = write(report, systems, inner, text) if write else _text(target)
+            contents[name] = write(report, systems, inner, text) if write else read_text(target)
         readings.append(readme.splice(text, contents))
     return same_words(file, text, readings)
 
@@ -394,39 +302,3 @@ def _count(data: Any) -> int:
     if isinstance(data, list):
         return sum(map(_count, data))
     return isinstance(data, int | float) and not isinstance(data, bool)
-
-
-def _array(folder: Path, run: str) -> np.ndarray[Any, Any]:
-    """Return the array of a run; ParityError if it is not the one that run.json states."""
-    path = folder / run / "outputs.npy"
-    stated = _json(path.with_name("run.json"))["sha256"]["outputs"]
-    if not path.is_file():
-        raise ParityError(f"{path} is missing: {manifest.mend(path)}")
-    if (found := manifest.sha256(path)) != stated:
-        raise ParityError(
-            f"{path}: found SHA-256 {found[:12]}…, run.json states {stated[:12]}…: the array "
-            "was changed, or belongs to another run"
-        )
-    array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
-    return array
-
-
-def _frame(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(io.StringIO(_text(path)), dtype={"module": str, "operator": str})
-    except ValueError as error:
-        raise ParityError(f"{path}: {first_line(error)}") from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParityError(f"{path} cannot be read: {first_line(error)}") from None
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except ValueError as error:
-        raise ParityError(f"{path} is not JSON ({error}): delete it and run again") from None

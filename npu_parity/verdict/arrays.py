@@ -7,7 +7,7 @@ from npu_parity.backends.dumps import UNKNOWN, read_outputs
 from npu_parity.errors import ParityError
 from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict.judge import Case
-from npu_parity.verdict.questions import Runs
+from npu_parity.verdict.runs import Runs
 
 
 def read_arrays(

@@ -20,7 +20,7 @@ from npu_parity.numerics.formats import Numerics
 from npu_parity.verdict import criteria, metrics, numerics_found, questions
 from npu_parity.verdict.answers import NOT_ASKED, Program, Verdict
 from npu_parity.verdict.operators import OperatorResult
-from npu_parity.verdict.questions import Repeated, Runs
+from npu_parity.verdict.runs import Repeated, Runs
 
 
 @dataclass(frozen=True)
