@@ -128,6 +128,17 @@ def test_one_minus_cosine_is_accurate_far_below_float64_epsilon(exponent, seed):
     assert compare(r, d)["one_minus_cosine"] == pytest.approx(expected, rel=tolerance, abs=0)
 
 
+def test_one_minus_cosine_of_a_short_output_that_points_away():
+    """‖d‖² from ‖r‖² and d - r has lost its digits there."""
+    random = np.random.default_rng(0)
+    r = random.standard_normal((200, 50))
+    d = -0.05 * r + 1e-3 * random.standard_normal(r.shape)
+    found = [one["one_minus_cosine"] for one in compare(r, d, "features")["per_input"]]
+    x, y = r.astype(np.longdouble), d.astype(np.longdouble)
+    expected = 1 - (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    assert np.abs(found / expected - 1).max() < 2e-15
+
+
 def test_scaling_changes_no_cosine_though_subtraction_sees_noise():
     r = np.random.default_rng(0).normal(size=(20, 1000))
     d = r * (1 + 1e-7)
