@@ -137,7 +137,7 @@ def test_a_fault_after_the_device_moves_columns_further_than_predicted(name, cle
 def test_a_head_of_one_class_beside_one_whose_class_flips():
     r = np.tile([5.0, 0.0, 1.0, 1.0001], (4, 1))
     noise = 1e-3 * np.random.default_rng(0).standard_normal(r.shape)
-    measured = r + [0.0, 0.0, 2e-4, 0.0]
+    measured = np.add(r, [0.0, 0.0, 2e-4, 0.0])
     runs = Runs(r, r * (1 + 1e-8), r + noise, measured, heads={"one": 1, "scores": 3})
     assert questions.same_answer(runs, NAMES).passed
 
