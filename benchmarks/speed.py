@@ -13,6 +13,7 @@ Installation and downloads do not count. The timed passes of all latencies are s
 sides. Writes benchmarks/speed.json with all samples, and the table of docs/speed.md with ratios.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -20,7 +21,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,22 +83,21 @@ def reruns(full: Path) -> dict[str, Any]:
     return found | {"change": workflow(full, "all")}
 
 
-def single_steps(full: Path) -> dict[str, Any]:
-    """Return the samples of steps beside plain ones, see `parts`."""
+def single_steps(full: Path, only: Collection[str] = ()) -> dict[str, Any]:
+    """Return the samples of steps beside plain ones, of all or `only` some; see `parts`."""
     import parts
 
-    here = os.getcwd()
-    os.chdir(full)  # paths in config.yaml are relative
-    try:
-        return {
-            "emulated": parts.emulated(full),
-            "products": parts.products(),
-            "metrics": parts.metrics(full),
-            "large": parts.large(),
-            "latencies": parts.latencies(full),
-        }
-    finally:
-        os.chdir(here)
+    steps = {
+        "emulated": partial(parts.emulated, full),
+        "products": parts.products,
+        "metrics": partial(parts.metrics, full),
+        "large": parts.large,
+        "latencies": partial(parts.latencies, full),
+    }
+    if unknown := set(only) - steps.keys():
+        sys.exit(f"error: --again: found {', '.join(unknown)}, expected {', '.join(steps)}")
+    with contextlib.chdir(full):  # paths in config.yaml are relative
+        return {name: samples() for name, samples in steps.items() if name in (only or steps)}
 
 
 def net(side: Mapping[str, Any]) -> float:
@@ -215,13 +216,17 @@ def about(measured: Mapping[str, Any]) -> str:
         (v for one in measured["steps"].get("large", {}).values() for v in one["mib"]), default=0
     )
     memory = f" Comparing two large arrays took at most {most:.0f} MiB." if most else ""
+    again = "".join(
+        f" {name} was measured again later; before, {load:.1f} processes wanted a CPU."
+        for name, load in found.get("again", {}).items()
+    )
     warning = "**The machine was busy, so do not rely on these ratios.** " if busy else ""
     return (
         f"{warning}Systems: {', '.join(found['systems'])}. Rounds: {len(measured['rounds'])}. "
         f"{found['cpus']} CPUs ({found['cpu']}), {versions}. Before the measurement, "
         f"{found['load_of_others']:.1f} processes wanted one of them. {equal} of {len(same)} "
         f"arrays of outputs have the same bits on both sides, from the same weights; the largest "
-        f"relative L2 error between both sides is {far:.1g}.{memory}"
+        f"relative L2 error between both sides is {far:.1g}.{memory}{again}"
     )
 
 
@@ -230,10 +235,19 @@ def main(
     rounds: Annotated[int, typer.Option(help="of whole runs", min=1)] = 1,
     against: Annotated[str, typer.Option(help="also run this commit")] = "",
     steps: Annotated[bool, typer.Option(help="also measure single steps")] = True,
+    again: Annotated[
+        list[str] | None, typer.Option(help="only this single step, with the results that are here")
+    ] = None,
     to: Annotated[Path, typer.Option(help="the folder of both files")] = ROOT,
 ) -> None:
     """Measure, and write both files."""
     load = os.getloadavg()[0]
+    if again:
+        measured = json.loads((to / "benchmarks/speed.json").read_text(encoding="utf-8"))
+        measured["steps"] |= single_steps(ROOT, again)
+        measured["conditions"]["again"] = dict.fromkeys(again, load)
+        save(measured, to)
+        return
     warm = "import snakemake.cli, torch, torchvision, timm, onnxruntime, onnxscript, pandas"
     subprocess.run([sys.executable, "-c", warm], check=True)  # reads the files once
     found: list[dict[str, Any]] = []
@@ -260,6 +274,11 @@ def main(
         "reruns": rerun,
         "steps": single,
     }
+    save(measured, to)
+
+
+def save(measured: Mapping[str, Any], to: Path) -> None:
+    """Write both files into a folder."""
     for folder in ("benchmarks", "docs"):
         (to / folder).mkdir(parents=True, exist_ok=True)
     evidence.write_text(to / "benchmarks/speed.json", json.dumps(measured, indent=1) + "\n")

@@ -307,11 +307,18 @@ def test_long_names_do_not_make_a_long_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize("run", [run_measure, run_predict, run_latency, run_record, run_reference])
 def test_control_c_stays_what_it_is(run, written):
     model = build(written(forward="while True: x = x + 0 * x.sum()"))
-    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+    stopped = threading.Event()
+
+    def press_again_and_again():  # Python ignores what is raised inside of a destructor
+        while not stopped.wait(0.5):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press_again_and_again)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         run(model)
-    timer.join()
+    stopped.set()
+    thread.join()
 
 
 def test_control_c_in_the_middle_of_a_build(written):

@@ -7,9 +7,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from npu_parity.verdict import envelope
 from npu_parity.verdict.answers import Answer, Verdict
 from npu_parity.verdict.divergence import Step, first_beyond
-from npu_parity.verdict.envelope import ENVELOPE
 from npu_parity.verdict.judge import Judgement
 from npu_parity.verdict.operators import IDENTICAL, OperatorResult
 
@@ -69,7 +69,7 @@ class Report:
     @cached_property
     def first(self) -> Step | None:
         """The first operator beyond its bound or its envelope; None if the port passes."""
-        return None if self.passed else first_beyond(self.steps, ENVELOPE)
+        return None if self.passed else first_beyond(self.steps, envelope.ENVELOPE)
 
     def __str__(self) -> str:
         """Return the verdict, the four answers and the most important metrics."""
