@@ -245,7 +245,7 @@ def main(
     if again:
         measured = json.loads((to / "benchmarks/speed.json").read_text(encoding="utf-8"))
         measured["steps"] |= single_steps(ROOT, again)
-        measured["conditions"]["again"] = dict.fromkeys(again, load)
+        measured["conditions"].setdefault("again", {}).update(dict.fromkeys(again, load))
         save(measured, to)
         return
     warm = "import snakemake.cli, torch, torchvision, timm, onnxruntime, onnxscript, pandas"

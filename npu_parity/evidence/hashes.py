@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from npu_parity.evidence.manifest import partial_of, sha256
+from npu_parity.errors import ParityError
+from npu_parity.evidence.files import read_json, write_text
+from npu_parity.evidence.manifest import sha256
 
 # Two changes within one tick of a file system's clock have the same time. The longest takes 2 s.
 TICK = 2 * 10**9
@@ -44,7 +46,8 @@ def hashes(files: Iterable[Path], memory: Path) -> Iterator[Callable[[Path], str
             for name, found in new.items()
             if not found.exception() and max(stamps[name]) < start - TICK
         }
-        _write(memory, known)
+        with suppress(ParityError):  # without a memory, the next run reads all files
+            write_text(memory, json.dumps(known))
 
 
 def _stamp(file: Path) -> list[float]:
@@ -58,16 +61,8 @@ def _stamp(file: Path) -> list[float]:
 
 def _read(memory: Path) -> dict[str, list[float | str]]:
     """Return what a memory knows; nothing if there is none or it is damaged."""
-    with suppress(OSError, ValueError):
-        known = json.loads(memory.read_text(encoding="utf-8"))
+    with suppress(ParityError):
+        known = read_json(memory)
         if isinstance(known, dict) and all(isinstance(one, list) and one for one in known.values()):
             return known
     return {}
-
-
-def _write(memory: Path, known: dict[str, list[float | str]]) -> None:
-    partial = partial_of(memory)
-    with suppress(OSError):  # a memory is no result: without it, the next run reads all files
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(known), encoding="utf-8")
-        partial.replace(memory)
